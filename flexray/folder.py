@@ -1,0 +1,85 @@
+"""The folder is the registry: a method, partition, metric or family is one file, and the file's name is its config name.
+
+A name that ends in `.py` is a file of the user's own. Its source travels with the job, so that every process, on any
+node, runs the same code.
+"""
+
+import ast
+import hashlib
+import inspect
+import sys
+import types
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+
+from flexray.errors import ConfigError, did_you_mean
+
+PACKAGE = Path(__file__).parent
+BASES = {
+    "algorithms": ("flexray.algorithm", "Algorithm"),
+    "data/partitions": ("flexray.data.partition", "Partition"),
+    "metrics": ("flexray.metric", "Metric"),
+    "models/families": ("flexray.models.family", "Family"),
+}
+
+
+def listing(kind: str) -> dict[str, str]:
+    """Every name in a folder with its one line: the first line of the file's docstring. Imports nothing."""
+    files = sorted((PACKAGE / kind).glob("*.py"))
+    return {
+        f.stem: (ast.get_docstring(ast.parse(f.read_text())) or "").split("\n")[0] for f in files if not f.stem.startswith("_")
+    }
+
+
+def read_sources(names: list[str]) -> dict[str, str]:
+    """The source text of those names that are files of the user's own."""
+    return {name: Path(name).read_text() for name in names if is_file(name)}
+
+
+def digest(source: str) -> str:
+    """What the run folder records of a user's file."""
+    return hashlib.sha256(source.encode()).hexdigest()
+
+
+def is_file(name: str) -> bool:
+    return name.endswith(".py")
+
+
+def load(kind: str, name: str, key: str, sources: Mapping[str, str] | None = None) -> type:
+    """The one class of its kind that the file `name` defines; `key` is the config key to blame."""
+    module = _user_module(name, key, sources or {}) if is_file(name) else _own_module(kind, name, key)
+    base = getattr(import_module(BASES[kind][0]), BASES[kind][1])
+    found = [c for c in vars(module).values() if inspect.isclass(c) and issubclass(c, base) and c.__module__ == module.__name__]
+    if len(found) != 1:
+        names = ", ".join(c.__name__ for c in found) or "none"
+        raise ConfigError(
+            f"{key}: expected a file with exactly one subclass of {base.__name__}, got {names} in {name!r}; keep one"
+        )
+    found[0].name = name
+    return found[0]
+
+
+def _own_module(kind: str, name: str, key: str) -> types.ModuleType:
+    known = listing(kind)
+    if name not in known:
+        raise ConfigError(f"{key}: expected a known name or a path ending in .py, got {name!r}; {did_you_mean(name, known)}")
+    return import_module(f"flexray.{kind.replace('/', '.')}.{name}")
+
+
+def _user_module(name: str, key: str, sources: Mapping[str, str]) -> types.ModuleType:
+    try:
+        source = sources[name] if name in sources else Path(name).read_text()
+    except OSError as e:
+        raise ConfigError(f"{key}: expected a readable file, got {name!r} ({e.strerror}); check the path") from None
+    module = types.ModuleType(f"flexray_user_{digest(source)[:12]}")
+    module.__file__ = name
+    # Registered, so that dataclasses and pickle find the module by its name.
+    sys.modules[module.__name__] = module
+    try:
+        exec(compile(source, name, "exec"), module.__dict__)
+    except Exception as e:
+        raise ConfigError(
+            f"{key}: expected Python code that runs, got {type(e).__name__}: {e} in {name!r}; mend the file"
+        ) from e
+    return module
