@@ -32,9 +32,12 @@ def listing(kind: str) -> dict[str, str]:
     }
 
 
-def read_sources(names: list[str]) -> dict[str, str]:
-    """The source text of those names that are files of the user's own."""
-    return {name: Path(name).read_text() for name in names if is_file(name)}
+def read_source(name: str, key: str) -> str:
+    """The text of a file of the user's own; `key` is the config key to blame."""
+    try:
+        return Path(name).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as e:
+        raise ConfigError(f"{key}: expected a readable file, got {name!r} ({e}); check the path") from None
 
 
 def digest(source: str) -> str:
@@ -46,9 +49,12 @@ def is_file(name: str) -> bool:
     return name.endswith(".py")
 
 
-def load(kind: str, name: str, key: str, sources: Mapping[str, str] | None = None) -> type:
-    """The one class of its kind that the file `name` defines; `key` is the config key to blame."""
-    module = _user_module(name, key, sources or {}) if is_file(name) else _own_module(kind, name, key)
+def load(kind: str, name: str, key: str, plugins: Mapping[str, str] | None = None) -> type:
+    """The one class of its kind that the file `name` defines; `key` is the config key to blame.
+
+    `plugins` are source texts of the user's files that are known already: path to text.
+    """
+    module = _user_module(name, key, plugins or {}) if is_file(name) else _own_module(kind, name, key)
     base = getattr(import_module(BASES[kind][0]), BASES[kind][1])
     found = [c for c in vars(module).values() if inspect.isclass(c) and issubclass(c, base) and c.__module__ == module.__name__]
     if len(found) != 1:
@@ -67,19 +73,16 @@ def _own_module(kind: str, name: str, key: str) -> types.ModuleType:
     return import_module(f"flexray.{kind.replace('/', '.')}.{name}")
 
 
-def _user_module(name: str, key: str, sources: Mapping[str, str]) -> types.ModuleType:
-    try:
-        source = sources[name] if name in sources else Path(name).read_text()
-    except OSError as e:
-        raise ConfigError(f"{key}: expected a readable file, got {name!r} ({e.strerror}); check the path") from None
+def _user_module(name: str, key: str, plugins: Mapping[str, str]) -> types.ModuleType:
+    source = plugins[name] if name in plugins else read_source(name, key)
     module = types.ModuleType(f"flexray_user_{digest(source)[:12]}")
+    if module.__name__ in sys.modules:  # the same text gives the same classes
+        return sys.modules[module.__name__]
     module.__file__ = name
-    # Registered, so that dataclasses and pickle find the module by its name.
-    sys.modules[module.__name__] = module
+    sys.modules[module.__name__] = module  # dataclasses and pickle find a module by its name
     try:
         exec(compile(source, name, "exec"), module.__dict__)
     except Exception as e:
-        raise ConfigError(
-            f"{key}: expected Python code that runs, got {type(e).__name__}: {e} in {name!r}; mend the file"
-        ) from e
+        del sys.modules[module.__name__]
+        raise ConfigError(f"{key}: expected Python code that runs, got {type(e).__name__}: {e} in {name!r}; mend it") from e
     return module

@@ -1,0 +1,153 @@
+"""The Python API: an experiment in, a run out."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from flexray import folder
+from flexray.config import Experiment, read_yaml
+from flexray.errors import ConfigError, RunError
+from flexray.sim.job import Job
+from flexray.sim.plan import Plan, prepare, resolved
+from flexray.sim.round import InlinePool
+from flexray.sim.run import Event, Finished, run
+from flexray.sim.run_folder import RunFolder, Table
+
+VERSIONED = ("flexray", "ray", "torch", "transformers", "datasets", "pyarrow", "numpy", "safetensors", "tokenizers")
+Watch = Callable[[Plan | Event], None]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run."""
+
+    path: Path
+    summary: dict[str, Any]
+
+    def rounds(self) -> Table:
+        """One row per round: loss, tokens, bytes, seconds."""
+        return RunFolder(self.path).table("rounds")
+
+    def clients(self) -> Table:
+        """One row per scored client, round, view and metric."""
+        return RunFolder(self.path).table("clients")
+
+
+def simulate(
+    experiment: Experiment, out: Path | str | None = None, *, resume: bool = False, watch: Watch | None = None, verbose: bool = False
+) -> Run:  # fmt: skip
+    """Run it. `watch` is called with the plan and then with every event.
+
+    Raises ConfigError before anything is written, RunError for a run that failed; what it finished is kept, and
+    `resume=True` on the same folder goes on from there.
+    """
+    path = Path(out) if out else new_folder(experiment)
+    _check_folder(path, resume)
+    say = watch or (lambda _: None)
+    with _resources(experiment, verbose) as there:
+        job, plan = prepare(experiment, there, path.absolute() / "private")
+        say(plan)
+        _open_folder(path, job, plan)
+        try:
+            for event in _events(job, path, resume):
+                say(event)
+                if isinstance(event, Finished):
+                    return Run(path, event.summary)
+        except RunError as e:
+            raise RunError(f"{e}\nWhat was finished is kept: go on with `flexray simulate --resume {path}`") from e
+    raise RunError("the run ended without a summary")
+
+
+def resume(path: Path | str, watch: Watch | None = None, verbose: bool = False) -> Run:
+    """Go on with a run that stopped, from its last finished round, to the same result as without the stop."""
+    path = Path(path)
+    if not (path / "config.yaml").exists():
+        raise ConfigError(f"--resume: expected a run folder, got {str(path)!r} without config.yaml; name the folder of a run")
+    return simulate(Experiment(**read_yaml(path / "config.yaml")), path, resume=True, watch=watch, verbose=verbose)
+
+
+def load_run(path: Path | str) -> Run:
+    """A finished run from its folder."""
+    file = Path(path) / "summary.json"
+    if not file.exists():
+        raise ConfigError(
+            f"run: expected the folder of a finished run, got {str(path)!r} without summary.json; resume it first"
+        )
+    return Run(Path(path), json.loads(file.read_text()))
+
+
+def make_plan(experiment: Experiment) -> Plan:
+    """The plan without the run. Of a cluster's resources it asks the cluster only when it must be joined."""
+    with _resources(experiment, False, start=experiment.resources.address != "local") as there:
+        return prepare(experiment, there, Path("private"))[1]
+
+
+def new_folder(experiment: Experiment) -> Path:
+    """`runs/<time>-<algorithm>-<seed>`, with a number behind it if that is taken."""
+    name = f"{datetime.now():%Y%m%d-%H%M%S}-{Path(experiment.algorithm.name).stem}-s{experiment.seed}"
+    path, n = Path("runs") / name, 1
+    while path.exists():
+        path, n = Path("runs") / f"{name}-{n}", n + 1
+    return path
+
+
+@contextmanager
+def _resources(x: Experiment, verbose: bool, start: bool = True) -> Iterator[dict[str, float]]:
+    """What there is to run on, Ray up and running if it is to be used."""
+    if x.resources.backend == "inline" or not start:
+        import torch
+
+        from flexray.sim.layout import available
+
+        yield available(torch.cuda.device_count())
+    else:
+        from flexray import cluster
+
+        with cluster.start(x.resources.address, verbose=verbose) as there:
+            yield there
+
+
+def _events(job: Job, path: Path, resume: bool) -> Iterator[Event]:
+    if job.experiment.resources.backend == "inline":
+        return run(job, InlinePool, path, resume)
+    from flexray.sim import actors
+
+    return actors.simulate(job, path.absolute(), resume)
+
+
+def _check_folder(path: Path, resume: bool) -> None:
+    if path.is_file():
+        raise ConfigError(f"--out: expected a folder, got the file {str(path)!r}; name another")
+    if not resume and path.exists() and any(path.iterdir()):
+        raise ConfigError(
+            f"--out: expected a new or empty folder, got {str(path)!r}, which is not; name another, or use --resume"
+        )
+
+
+def _open_folder(path: Path, job: Job, plan: Plan) -> None:
+    """The files that are there from the start."""
+    path.mkdir(parents=True, exist_ok=True)
+    files = RunFolder(path)
+    files.write_text("config.yaml", yaml.safe_dump(resolved(job).spec(), sort_keys=False, allow_unicode=True))
+    files.write_json("versions.json", _versions(job))
+    clients = [
+        {"client": c.name, "train": len(c.train), "valid": len(c.valid), "test": len(c.test), "dropped": c.dropped, "labels": c.labels}
+        for c in plan.clients
+    ]  # fmt: skip
+    files.write_json("clients.json", clients)
+
+
+def _versions(job: Job) -> dict[str, Any]:
+    packages = {name: version(name) for name in VERSIONED}
+    plugins = {name: folder.digest(text) for name, text in job.experiment.plugins.items()}
+    return {"python": platform.python_version(), "machine": platform.machine(), "packages": packages, "files_sha256": plugins}

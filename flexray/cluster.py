@@ -1,0 +1,54 @@
+"""Starting a local Ray, or joining a running one, without a word from it."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+
+from flexray.errors import ConfigError
+
+PRELOAD = "torch,flexray.sim.host,transformers.models.auto.modeling_auto"
+PROBE_SECONDS = 3.0
+
+
+@contextmanager
+def start(address: str = "local", *, verbose: bool = False, **local: object) -> Iterator[dict[str, float]]:
+    """Ray for the time of the block; gives the cluster's resources. A Ray that is running already is used and left alone.
+
+    `local` are `ray.init`'s own options for a local start (num_cpus, …). Joining: `auto`, host:port or ray://host:port.
+    """
+    if ray.is_initialized():
+        yield ray.cluster_resources()
+        return
+    # Auth explicit, else local and joined clusters disagree; imports while workers are idle, so that actors start sooner.
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_preload_python_modules", PRELOAD)
+    if address not in ("local", "auto") and "://" not in address:
+        _probe(address)
+    options = dict(local, include_dashboard=False) if address == "local" else {}
+    try:
+        ray.init(address=address, log_to_driver=verbose, logging_level="warning" if verbose else "error", **options)
+    except ConnectionError as e:
+        raise ConfigError(
+            f"resources.address: expected a running cluster, got {address!r} ({e}); start one, or use local"
+        ) from None
+    try:
+        yield ray.cluster_resources()
+    finally:
+        ray.shutdown()
+
+
+def _probe(address: str) -> None:
+    """A dead address makes `ray.init` hang for minutes; asking the port first takes no time."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), PROBE_SECONDS).close()
+    except (OSError, ValueError) as e:
+        raise ConfigError(
+            f"resources.address: expected local, auto or host:port of a running cluster, got {address!r} ({e}); check it"
+        ) from None

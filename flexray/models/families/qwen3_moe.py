@@ -1,0 +1,30 @@
+"""Qwen3-MoE: softmax over the chosen experts, no shared expert."""
+
+from typing import Any, ClassVar
+
+from flexray.models.family import Family
+
+
+class Qwen3Moe(Family):
+    """Found by its structure."""
+
+    model_types: ClassVar = ("qwen3_moe",)
+
+    def example(self) -> dict[str, Any]:
+        return {
+            "model_type": "qwen3_moe",
+            "vocab_size": 64,
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 256,
+            "head_dim": 8,
+            "intermediate_size": 48,
+            "moe_intermediate_size": 16,
+            "num_experts": 6,
+            "num_experts_per_tok": 2,
+            "norm_topk_prob": True,
+            "bos_token_id": None,
+            "eos_token_id": None,
+        }

@@ -1,0 +1,127 @@
+"""Ray's part: client actors, the pool of them, and the driver actor that runs the rounds."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+
+from flexray.errors import ConfigError, RunError
+from flexray.sim.host import ClientHost, Scores, SliceReport
+from flexray.sim.job import Job
+from flexray.sim.round import Exam, Task
+from flexray.sim.run import Event, run
+
+START_SECONDS = 300.0
+IN_FLIGHT = 2
+"""Tasks queued at an actor: one at work and one ready, so that it never waits for the driver."""
+
+
+class RayPool:
+    """Client actors, each with its share of a node. Tasks go to whoever is free; with one client per actor, to its own."""
+
+    def __init__(self, job: Job):
+        layout, self.job = job.layout, job
+        # No task retries: Ray would re-run the call on a fresh object. A client that dies ends the run, which can be resumed.
+        actor = ray.remote(ClientHost).options(num_cpus=layout.cpu, num_gpus=layout.gpu, max_restarts=0, max_task_retries=0)
+        self.hosts = [actor.remote(job) for _ in range(layout.actors)]
+        self.actors = layout.actors
+        try:
+            self.pids = ray.get([h.ready.remote() for h in self.hosts], timeout=START_SECONDS)
+        except GetTimeoutError:
+            raise RunError(
+                f"client actors were not up after {START_SECONDS:.0f} s; is the cluster busy? Use fewer actors"
+            ) from None
+        except RayTaskError as e:
+            raise (
+                e.cause if isinstance(e.cause, (ConfigError, RunError)) else RunError(f"a client actor failed to start: {e}")
+            ) from None
+        except RayActorError as e:
+            raise RunError(f"a client actor died while starting: {e}") from None
+
+    def train(self, task: Task) -> Iterator[tuple[int, np.ndarray, SliceReport]]:
+        sent = ray.put(task.sent)
+
+        def call(host: Any, i: int) -> Sequence[Any]:
+            return host.train.options(num_returns=2).remote(task.round, task.slices[i], sent, task.rows)
+
+        for i, (vector, report) in self._spread([groups[0][0] for groups in task.slices], call, task.round):
+            yield i, ray.get(vector), ray.get(report)
+
+    def evaluate(self, exam: Exam) -> Iterator[Scores]:
+        sent = ray.put(exam.sent)
+
+        def call(host: Any, i: int) -> Sequence[Any]:
+            return [host.evaluate.remote(exam.round, exam.groups[i], sent, exam.views)]
+
+        for _, (scores,) in self._spread([group[0] for group in exam.groups], call, exam.round):
+            yield ray.get(scores)
+
+    def _spread(
+        self, first: Sequence[int], call: Callable[[Any, int], Sequence[Any]], round: int
+    ) -> Iterator[tuple[int, Sequence[Any]]]:
+        """Runs call(host, i) for each task i, whose first client is first[i]; yields (i, refs) as they finish."""
+        queues = self._queues(first)
+        pending: dict[Any, tuple[int, int, Sequence[Any]]] = {}
+
+        def submit(a: int) -> None:
+            if queues[a]:
+                i = queues[a].popleft()
+                refs = call(self.hosts[a], i)
+                pending[refs[-1]] = (a, i, refs)
+
+        for _ in range(IN_FLIGHT):
+            for a in range(self.actors):
+                submit(a)
+        while pending:
+            (done,), _ = ray.wait(list(pending), num_returns=1)
+            a, i, refs = pending.pop(done)
+            self._raise_if_failed(done, round, a)
+            submit(a)
+            yield i, refs
+
+    def _queues(self, first: Sequence[int]) -> list[deque[int]]:
+        """What each actor takes its tasks from: its own clients' with one client per actor, else one queue for all."""
+        if self.job.layout.placement == "one_per_client":
+            return [deque(i for i, client in enumerate(first) if client % self.actors == a) for a in range(self.actors)]
+        return [deque(range(len(first)))] * self.actors
+
+    def _raise_if_failed(self, ref: Any, round: int, a: int) -> None:
+        try:
+            ray.get(ref)
+        except RayTaskError as e:
+            raise e.cause if isinstance(e.cause, RunError) else RunError(f"round {round}: {e.cause!r}") from None
+        except RayActorError:
+            raise RunError(f"round {round}: client actor {a} (process {self.pids[a]}) died") from None
+
+    def close(self) -> None:
+        for host in self.hosts:
+            ray.kill(host)
+
+
+class Driver:
+    """The driver actor: owns the server's state, aggregates what comes through the object store, keeps the run folder."""
+
+    def events(self, job: Job, out: Path, resume: bool) -> Iterator[Event]:
+        """Runs to the end; a stream of events, one object each."""
+        yield from run(job, RayPool, out, resume)
+
+
+def simulate(job: Job, out: Path, resume: bool = False) -> Iterator[Event]:
+    """The run in a driver actor, its events as they happen. Raises RunError or ConfigError as the driver did."""
+    driver = ray.remote(Driver).options(num_cpus=0, max_restarts=0, max_task_retries=0).remote()
+    stream = driver.events.options(num_returns="streaming").remote(job, out, resume)
+    try:
+        for ref in stream:
+            yield ray.get(ref)
+    except RayTaskError as e:
+        raise e.cause if isinstance(e.cause, (ConfigError, RunError)) else RunError(f"the driver failed: {e}") from None
+    except RayActorError as e:
+        raise RunError(f"the driver actor died: {e}") from None
+    finally:
+        ray.kill(driver)

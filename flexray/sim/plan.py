@@ -1,0 +1,115 @@
+"""Before a run: everything checked, converted and tokenised once, and what is about to happen in numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from math import prod
+from pathlib import Path
+
+from flexray.config import Experiment
+from flexray.data.clients import Client
+from flexray.data.clients import prepare as prepare_data
+from flexray.models import backbone as backbones
+from flexray.models.backbone import Backbone
+from flexray.models.seats import is_trained, shapes_of
+from flexray.models.tokenizer import Tokenizer
+from flexray.sim import schedule
+from flexray.sim.job import Job, Layout
+from flexray.sim.layout import arrange
+from flexray.state import part_of
+
+PROCESS_BYTES = 280 << 20
+"""What a client actor takes before it holds anything: Python, torch, Ray (benchmarks/memory.py)."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will be. Parameters are counted per client; bytes are per round and client; memory is expected, not measured."""
+
+    experiment: Experiment
+    layout: Layout
+    clients: tuple[Client, ...]
+    cohort: int
+    family: str
+    blocks: int
+    frozen: int
+    shared: int
+    private: int
+    bytes_one_way: int
+    bytes_backbone: int
+    bytes_per_actor: int
+    notes: tuple[str, ...]
+
+    @property
+    def bytes_per_node(self) -> int:
+        """Backbone once, and every actor's own memory (all actors on one node)."""
+        return self.bytes_backbone + self.layout.actors * self.bytes_per_actor
+
+
+def prepare(x: Experiment, there: Mapping[str, float], private: Path) -> tuple[Job, Plan]:
+    """The job that every process gets, and the plan that a person reads. Raises ConfigError for whatever cannot work.
+
+    `there`: the resources (`CPU`, `GPU`); `private`: where private state shall rest unless `storage.private` says.
+    """
+    cache = x.storage.cache.expanduser()
+    skeleton = backbones.skeleton(x.model, x.plugins)
+    shapes = shapes_of(skeleton, x.algorithm.parts)
+    encoder = Tokenizer(backbones.source(x.model), x.model.revision, x.model.trust_remote_code)
+    data = prepare_data(x.data, x.clients, x.seed, encoder, cache)
+    cohort = len(schedule.cohort(x.seed, 0, len(data.clients), x.cohort))
+    layout = arrange(x, there, cohort)
+    travels = {p.name for p in x.algorithm.shared}
+    job = Job(
+        spec=x.spec(),
+        layout=layout,
+        backbone=backbones.prepare(x.model, cache, x.plugins),
+        corpus=data.corpus,
+        private=(x.storage.private or private).expanduser().absolute(),
+        clients=data.clients,
+        shapes=shapes,
+        shared=tuple(name for name in shapes if part_of(name) in travels),
+    )
+    shared, owned = (
+        sum(prod(s) for n, s in shapes.items() if is_trained(n) and (n in job.shared) == up) for up in (True, False)
+    )
+    plan = Plan(
+        experiment=x,
+        layout=layout,
+        clients=data.clients,
+        cohort=cohort,
+        family=x.model.family if x.model.family != "auto" else skeleton.family.name,
+        blocks=len(skeleton.blocks),
+        frozen=skeleton.parameters,
+        shared=shared,
+        private=owned,
+        bytes_one_way=job.wire.bytes,
+        bytes_backbone=skeleton.bytes,
+        bytes_per_actor=PROCESS_BYTES + layout.seats * (16 * (shared + owned) + _activations(x, skeleton)),
+        notes=(*data.notes, *skeleton.family.notes(skeleton.model, _targets(x))),
+    )
+    return job, plan
+
+
+def resolved(job: Job) -> Experiment:
+    """The experiment with what `auto` chose written into it, so that a resumed run chooses the same."""
+    x = job.experiment
+    return x.model_copy(update={"placement": job.layout.placement, "seats": job.layout.seats})
+
+
+def with_layout(job: Job, layout: Layout) -> Job:
+    """The same job, seated otherwise."""
+    return replace(job, layout=layout)
+
+
+def _targets(x: Experiment) -> tuple[str, ...]:
+    return tuple(t for p in x.algorithm.parts for t in getattr(p.config, "targets", ()))
+
+
+def _activations(x: Experiment, skeleton: Backbone) -> int:
+    """Rough bytes that one client's training step keeps for its backward, at full length, plus the logits."""
+    c, size = skeleton.model.config, skeleton.dtype.itemsize
+    tokens = x.train.batch * x.data.max_length
+    width, k = c.hidden_size, getattr(c, "num_experts_per_tok", 2)
+    expert = max((b.expert_width for b in skeleton.blocks), default=0)
+    return tokens * (c.num_hidden_layers * (24 * width + (k + 1) * (width + 5 * expert)) * size + 12 * c.vocab_size)

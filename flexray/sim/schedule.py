@@ -1,0 +1,47 @@
+"""Who takes part in a round, who sits with whom, at which learning rate: pure functions of seed, round and settings."""
+
+from collections.abc import Sequence
+from math import cos, pi
+
+import numpy as np
+
+Group = tuple[int, ...]
+"""Clients (their numbers) that train in one forward; at most `seats` of them."""
+
+SLICES = 64
+"""At most so many partial sums per round. A constant, so that the order of addition never depends on the actors."""
+
+
+def cohort(seed: int, round: int, population: int, size: int | float | None) -> tuple[int, ...]:
+    """The clients of a round, in ascending order. `size`: a number, a share of the population, or None for all."""
+    if size is None:
+        return tuple(range(population))
+    n = max(1, round_half_up(size * population)) if isinstance(size, float) else min(size, population)
+    rng = np.random.default_rng(np.random.SeedSequence([seed, round, 0xC0407]))
+    return tuple(sorted(int(i) for i in rng.choice(population, n, replace=False)))
+
+
+def round_half_up(x: float) -> int:
+    return int(x + 0.5)
+
+
+def groups(clients: Sequence[int], seats: int) -> tuple[Group, ...]:
+    """Clients in their order, `seats` at a time; the last group may be smaller."""
+    return tuple(tuple(clients[i : i + seats]) for i in range(0, len(clients), seats))
+
+
+def slices(groups: Sequence[Group], limit: int = SLICES) -> tuple[tuple[Group, ...], ...]:
+    """Groups in their order, divided as evenly as can be into at most `limit` slices.
+
+    An actor sums its slice in order and the driver sums slices in order, so the result is the same to the bit whoever
+    trains which slice.
+    """
+    bounds = np.linspace(0, len(groups), min(limit, len(groups)) + 1).astype(int)
+    return tuple(tuple(groups[a:b]) for a, b in zip(bounds, bounds[1:], strict=False))
+
+
+def learning_rate(first: float, last: float, round: int, rounds: int) -> float:
+    """Cosine over rounds, from `first` in round 0 to `last` in the last one; constant within a round."""
+    if rounds == 1:
+        return first
+    return last + (first - last) * (1 + cos(pi * round / (rounds - 1))) / 2
