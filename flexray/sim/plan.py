@@ -9,8 +9,9 @@ from pathlib import Path
 
 from flexray.config import Experiment
 from flexray.data.clients import Client
-from flexray.data.clients import prepare as prepare_data
+from flexray.data.prepare import prepare as prepare_data
 from flexray.models import backbone as backbones
+from flexray.models import checkpoint
 from flexray.models.backbone import Backbone
 from flexray.models.seats import is_trained, shapes_of
 from flexray.models.tokenizer import Tokenizer
@@ -55,7 +56,7 @@ def prepare(x: Experiment, there: Mapping[str, float], private: Path) -> tuple[J
     cache = x.storage.cache.expanduser()
     skeleton = backbones.skeleton(x.model, x.plugins)
     shapes = shapes_of(skeleton, x.algorithm.parts)
-    encoder = Tokenizer(backbones.source(x.model), x.model.revision, x.model.trust_remote_code)
+    encoder = Tokenizer(checkpoint.locate(x.model), x.model.revision, x.model.trust_remote_code)
     data = prepare_data(x.data, x.clients, x.seed, encoder, cache)
     cohort = len(schedule.cohort(x.seed, 0, len(data.clients), x.cohort))
     layout = arrange(x, there, cohort)
