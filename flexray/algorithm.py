@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
+from flexray.folder import Entry
 from flexray.parts import Gate, Graft, Lora, Part
 from flexray.state import ClientState, ServerState, State, Update, part_of
 
@@ -57,12 +58,10 @@ class LocalTrainer(Protocol):
 
 
 @dataclass(frozen=True)
-class Algorithm(ABC):
+class Algorithm(Entry, ABC):
     """A federated method. Subclass it in one file, as a frozen dataclass; all answers but `parts` and `client` have defaults."""
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
-    name: ClassVar[str] = ""
-    """The name in the config: the file's name, or its path. Set on loading."""
 
     @property
     @abstractmethod

@@ -24,8 +24,8 @@ def start(address: str = "local", *, verbose: bool = False, **local: object) -> 
     if ray.is_initialized():
         yield ray.cluster_resources()
         return
-    # Auth explicit, else local and joined clusters disagree; imports while workers are idle, so that actors start sooner.
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    # Imports while workers are idle, so that actors start sooner. Authentication is left to Ray, which turns tokens on for
+    # a local cluster; setting its mode here would be too late, as `import ray` has read it.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_preload_python_modules", PRELOAD)
     if address not in ("local", "auto") and "://" not in address:

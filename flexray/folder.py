@@ -12,6 +12,7 @@ import types
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
+from typing import ClassVar
 
 from flexray.errors import ConfigError, did_you_mean
 
@@ -22,6 +23,17 @@ BASES = {
     "metrics": ("flexray.metric", "Metric"),
     "models/families": ("flexray.models.family", "Family"),
 }
+
+
+class Entry:
+    """A class that a folder holds; `name` is its name in the config: its file's, or the path of a user's own file."""
+
+    name: ClassVar[str] = ""
+
+    def __init_subclass__(cls, **options: object) -> None:
+        super().__init_subclass__(**options)
+        own = cls.__module__.startswith("flexray.")
+        cls.name = cls.__module__.rpartition(".")[2] if own else str(getattr(sys.modules[cls.__module__], "__file__", ""))
 
 
 def listing(kind: str) -> dict[str, str]:
@@ -62,7 +74,6 @@ def load(kind: str, name: str, key: str, plugins: Mapping[str, str] | None = Non
         raise ConfigError(
             f"{key}: expected a file with exactly one subclass of {base.__name__}, got {names} in {name!r}; keep one"
         )
-    found[0].name = name
     return found[0]
 
 

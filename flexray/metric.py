@@ -5,7 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
+
+from flexray.folder import Entry
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,10 +30,8 @@ class Scored:
 
 
 @dataclass(frozen=True)
-class Metric(ABC):
+class Metric(Entry, ABC):
     """A family of numbers. Law: `count` of two batches adds up to `count` of both, so counts merge in any order."""
-
-    name: ClassVar[str] = ""
 
     @abstractmethod
     def count(self, scored: Scored) -> dict[str, float]:

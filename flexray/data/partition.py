@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from flexray.folder import Entry
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -27,7 +29,7 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Partition(ABC):
+class Partition(Entry, ABC):
     """One way to deal rows to clients. Subclass it in one file of `data/partitions/`, as a frozen dataclass.
 
     Laws, checked whenever rows are dealt: every client has rows, the pieces are disjoint, and they cover all train rows
@@ -36,9 +38,6 @@ class Partition(ABC):
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
-    name: ClassVar[str] = ""
-    """The name in the config: the file's name, or its path. Set on loading."""
-
     @abstractmethod
     def deal(self, rows: Rows, train: Rows, clients: int | None, seed: int) -> "dict[str, np.ndarray]":
         """Client name to the positions of its rows in `rows`, clients in a fixed order.

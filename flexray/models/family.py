@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from flexray import folder
 from flexray.errors import expected
+from flexray.folder import Entry
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -49,15 +50,13 @@ class Block:
         return router_weight(self)[i].detach().float()
 
 
-class Family(ABC):
+class Family(Entry, ABC):
     """How models of some kinds are laid out. Subclass it in one file of `families/`.
 
     All answers but `example` have defaults that find the layout by looking at the modules, so that a family's file
     only says what differs.
     """
 
-    name: ClassVar[str] = ""
-    """The name in the config: the file's name, or its path. Set on loading."""
     model_types: ClassVar[tuple[str, ...]] = ()
     """The `model_type` of the configs it serves; empty: any."""
     roles: ClassVar[Mapping[str, tuple[str, ...]]] = {}

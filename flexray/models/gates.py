@@ -53,7 +53,7 @@ def routed(y_KND: Tensor, logits_KNS: Tensor, scores_KNG: Tensor, private_KGND: 
 
     p = softmax([logsumexp(logits), scores]): p_0 is left to the pretrained experts, in their old proportions.
     """
-    exact = torch.promote_types(logits_KNS.dtype, torch.float32)
+    exact = torch.promote_types(torch.promote_types(logits_KNS.dtype, scores_KNG.dtype), torch.float32)
     rest_KN1 = logits_KNS.to(exact).logsumexp(-1, keepdim=True)
     shares_KNG = torch.cat([rest_KN1, scores_KNG.to(exact)], -1).softmax(-1).to(y_KND.dtype)
     return _plus(y_KND * shares_KNG[..., :1], shares_KNG[..., 1:], private_KGND, scale)

@@ -6,10 +6,11 @@ T tokens, N flat tokens, D width, R rank, G grafted experts, P trained numbers o
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +62,7 @@ class _Flat:
     """One part's trained tensors: leaves that are views of one buffer [K, P], their gradients views of another."""
 
     def __init__(self, shapes: Shapes, seats: int, dtype: torch.dtype, device: torch.device):
+        _hush()
         self.weights = torch.zeros(seats, sum(map(prod, shapes.values())), dtype=dtype, device=device)
         self.grads = torch.zeros_like(self.weights)
         self.tensors: State = {}
@@ -69,6 +71,16 @@ class _Flat:
             piece = slice(start, start := start + prod(shape))
             self.tensors[name] = self.weights[:, piece].view(seats, *shape).detach()
             self.tensors[name].grad = self.grads[:, piece].view(seats, *shape)
+
+
+@cache
+def _hush() -> None:
+    """Draw torch's one warning per process about gradients that have gaps between rows: here they are rows of [K, P]."""
+    row = torch.zeros(2, 2)[:, :1].requires_grad_()
+    row.grad = torch.zeros(2, 2)[:, :1]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        row.sum().backward()
 
 
 @dataclass(frozen=True, eq=False)

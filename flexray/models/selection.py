@@ -78,7 +78,7 @@ def _by_usage(backbone: Backbone, batches: list[Batch], count: int, weighted: bo
         use[block.name].index_add_(0, seen.indices_Nk[real], values[real].double())
 
     _watch(backbone, batches, see)
-    return {name: _smallest((-u).tolist(), count) for name, u in use.items()}
+    return {name: lowest((-u).tolist(), count) for name, u in use.items()}
 
 
 def _by_reconstruction(backbone: Backbone, batches: list[Batch], count: int) -> Choice:
@@ -86,12 +86,13 @@ def _by_reconstruction(backbone: Backbone, batches: list[Batch], count: int) -> 
     chosen: Choice = {block.name: [] for block in backbone.blocks}
     for _ in range(count):
         for name, errors in reconstruction_errors(backbone, batches, chosen).items():
-            chosen[name] += _smallest(errors, 1)
+            chosen[name] += lowest(errors, 1)
     return chosen
 
 
-def _smallest(values: list[float], count: int) -> list[int]:
-    return sorted(range(len(values)), key=lambda i: values[i])[:count]  # a stable sort: ties keep their order
+def lowest(values: list[float], count: int) -> list[int]:
+    """The positions of the smallest values; of equal ones, the first."""
+    return sorted(range(len(values)), key=lambda i: values[i])[:count]
 
 
 def reconstruction_errors(backbone: Backbone, batches: list[Batch], chosen: Choice) -> dict[str, list[float]]:

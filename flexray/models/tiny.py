@@ -45,11 +45,18 @@ def any_config(base: str, vocabulary: int, eos: int, changes: Mapping[str, Any])
     try:
         found = config(vocabulary) if base == "tiny" else AutoConfig.from_pretrained(base)
         if unknown := sorted(set(changes) - set(found.to_dict())):
-            raise expected(f"model.{unknown[0]}", "a field of the model's config", changes[unknown[0]], did_you_mean(unknown[0], found.to_dict()))
+            raise expected(
+                f"model.{unknown[0]}",
+                "a field of the model's config",
+                changes[unknown[0]],
+                did_you_mean(unknown[0], found.to_dict()),
+            )
         return type(found).from_dict({**found.to_dict(), **fitted, **changes})
     except (OSError, ValueError, TypeError) as e:
         reason = " ".join(str(e).split())[:200]
-        raise ConfigError(f"model: expected a configuration that transformers accepts, got {reason}; mend base or fields") from e
+        raise ConfigError(
+            f"model: expected a configuration that transformers accepts, got {reason}; mend base or fields"
+        ) from e
 
 
 def build(seed: int, config: PreTrainedConfig) -> PreTrainedModel:

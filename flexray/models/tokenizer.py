@@ -42,9 +42,7 @@ class Tokenizer:
 
     def decode(self, rows: Iterable[Iterable[int]]) -> list[str]:
         """Text of each row, special tokens left out."""
-        return [
-            self._inner.decode(list(row), skip_special_tokens=True, clean_up_tokenization_spaces=False) for row in rows
-        ]
+        return [self._inner.decode(list(row), skip_special_tokens=True, clean_up_tokenization_spaces=False) for row in rows]
 
     def chat(self, messages: list[dict]) -> str:
         """The messages in the tokenizer's own chat template, up to where the model's answer begins."""

@@ -82,7 +82,7 @@ class ClientHost:
                 loaded = perf_counter()
                 up, mine = self.algorithm.client(trainer, down, mine)
                 _check_finite(trainer.effort.loss)
-                vectors = self.job.wire.pack(up)
+                vectors = self.job.wire.pack(up, len(group))
                 total = add_weighted(total, vectors, trainer.rows.cpu().numpy() / total_rows)
                 trained = perf_counter()
                 for k, number in enumerate(group):
@@ -136,7 +136,7 @@ class ClientHost:
                 steps=int(effort.steps[k]),
                 tokens=int(effort.tokens[k]),
                 rows=int(trainer.rows[k]),
-                bytes_up=vectors[k].nbytes if len(vectors) else 0,
+                bytes_up=vectors[k].nbytes,
                 bytes_down=sent.nbytes,
             )
             for k, number in enumerate(group)

@@ -1,6 +1,7 @@
 """Who takes part in a round, who sits with whom, at which learning rate: pure functions of seed, round and settings."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from math import cos, pi
 
 import numpy as np
@@ -37,7 +38,7 @@ def slices(groups: Sequence[Group], limit: int = SLICES) -> tuple[tuple[Group, .
     trains which slice.
     """
     bounds = np.linspace(0, len(groups), min(limit, len(groups)) + 1).astype(int)
-    return tuple(tuple(groups[a:b]) for a, b in zip(bounds, bounds[1:], strict=False))
+    return tuple(tuple(groups[a:b]) for a, b in pairwise(bounds))
 
 
 def learning_rate(first: float, last: float, round: int, rounds: int) -> float:

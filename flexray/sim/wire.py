@@ -30,7 +30,7 @@ class Wire:
         """What one update costs, one way."""
         return 4 * self.numbers
 
-    def pack(self, update: Update) -> np.ndarray:
+    def pack(self, update: Update, seats: int) -> np.ndarray:
         """[K, P] float32: one row per seat. Raises LeakError for a name or shape that is not on the list."""
         weights = update.weights
         if update.aux or weights.keys() != self.shapes.keys():
@@ -40,14 +40,13 @@ class Wire:
             if tuple(weights[name].shape[1:]) != tuple(shape):
                 raise LeakError(f"{name}: {tuple(shape)} may leave a client, not {tuple(weights[name].shape[1:])}")
         if not self.shapes:
-            return np.zeros((0, 0), np.float32)
+            return np.zeros((seats, 0), np.float32)
         flat = [weights[name].detach().flatten(1).float().cpu() for name in self.shapes]
         return torch.cat(flat, 1).numpy()
 
     def pack_one(self, update: Update) -> np.ndarray:
         """[P] float32: the server's own, which has no seat axis."""
-        vectors = self.pack(Update({n: t[None] for n, t in update.weights.items()}, update.aux))
-        return vectors[0] if len(vectors) else np.zeros(0, np.float32)
+        return self.pack(Update({n: t[None] for n, t in update.weights.items()}, update.aux), 1)[0]
 
     def unpack(self, vector: np.ndarray) -> Update:
         """The weights in a vector [P], as views of a private copy (writing to what the object store holds reaches everybody)."""

@@ -32,6 +32,7 @@ PAIRS = [
 ]
 # Every family takes a few of the pairs, so that together they cover them all.
 CASES = [(family, *PAIRS[j]) for i, family in enumerate(FAMILIES) for j in range(i, len(PAIRS), 6)]
+FLOAT32_ROUTERS = ("deepseek_v2", "deepseek_v3")  # they multiply in float32 whatever the model's dtype
 CASES = [(f, e, g) for f, e, g in CASES if g.mode != "route" or f in SOFTMAX]
 
 
@@ -54,18 +55,12 @@ def logits(model, ids, mask) -> Tensor:
     return model.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
 
 
-def loss(model, ids, mask, seed=3) -> Tensor:
-    out = logits(model, ids, mask)
-    weights = torch.randn(VOCABULARY, generator=torch.Generator().manual_seed(seed), dtype=out.dtype)
-    return ((out @ weights).tanh() * mask).sum()
-
-
 def train_step(seats: Seats, ids, mask, **options) -> Tensor:
     names = [p.name for p in seats.parts]
     with seats.using(names, train=names, **options):
         out = logits(seats.backbone, ids, mask)
         weights = torch.randn(VOCABULARY, generator=torch.Generator().manual_seed(3), dtype=out.dtype)
-        ((out @ weights).tanh() * mask).sum().backward()
+        ((out @ weights / 8).tanh() * mask).sum().backward()
     return out.detach()
 
 
@@ -164,9 +159,10 @@ def test_seats_in_one_forward_equal_one_by_one(family, expert, gate):
         single.zero_grad()
         alone = train_step(single, ids[rows, :width], mask[rows, :width])
         real = mask[rows, :width].bool()
-        assert_close(out[rows, :width][real], alone[real], rtol=1e-11, atol=1e-11)
+        near = 1e-5 if family in FLOAT32_ROUTERS else 1e-11
+        assert_close(out[rows, :width][real], alone[real], rtol=near, atol=near)
         for name, t in grads(single).items():
-            assert_close(got[name][k], t[0], rtol=1e-10, atol=1e-11, msg=name)
+            assert_close(got[name][k], t[0], rtol=10 * near, atol=near, msg=name)
     single.detach()
 
 
@@ -183,8 +179,9 @@ def test_seats_in_one_forward_equal_one_by_one_in_float32(family):
         single.put({name: t[None] for name, t in seat(packed.take(), k).items()})
         single.zero_grad()
         train_step(single, ids[rows, :width], mask[rows, :width])
+        largest = max(float(t.abs().max()) for t in grads(single).values())
         for name, t in grads(single).items():
-            assert_close(grads(packed)[name][k], t[0], rtol=2e-3, atol=2e-4 * float(t.abs().max()), msg=name)
+            assert_close(grads(packed)[name][k], t[0], rtol=1e-3, atol=1e-4 * largest, msg=name)
 
 
 def test_dropout_masks_do_not_depend_on_who_shares_the_forward():

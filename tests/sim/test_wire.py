@@ -15,13 +15,13 @@ def weights(seats: int) -> dict[str, torch.Tensor]:
 
 
 def test_one_row_per_seat_in_the_order_of_the_list():
-    packed = WIRE.pack(Update(weights(2)))
+    packed = WIRE.pack(Update(weights(2)), 2)
     assert packed.tolist() == [[0, 1, 2, 3, 4, 5, 1, 1, 1, 1], [6, 7, 8, 9, 10, 11, 1, 1, 1, 1]]
     assert packed[0].nbytes == WIRE.bytes == 4 * (6 + 4)
 
 
 def test_unpacking_gives_back_what_was_packed_in_memory_of_its_own():
-    vector = WIRE.pack(Update(weights(1)))[0]
+    vector = WIRE.pack(Update(weights(1)), 1)[0]
     vector.setflags(write=False)
     state = WIRE.unpack(vector).weights
     assert torch.equal(state["lora/q/a"], weights(1)["lora/q/a"][0])
@@ -40,12 +40,12 @@ def test_unpacking_gives_back_what_was_packed_in_memory_of_its_own():
 def test_anything_else_raises(change, named):
     state = {n: t for n, t in (weights(1) | change).items() if t is not None}
     with pytest.raises(LeakError, match=named):
-        WIRE.pack(Update(state))
+        WIRE.pack(Update(state), 1)
 
 
 def test_auxiliary_tensors_are_not_smuggled_out():
     with pytest.raises(LeakError, match="gradient"):
-        WIRE.pack(Update(weights(1), {"gradient": torch.zeros(1, 1)}))
+        WIRE.pack(Update(weights(1), {"gradient": torch.zeros(1, 1)}), 1)
 
 
 def test_weighted_sums_by_hand():
@@ -57,5 +57,5 @@ def test_weighted_sums_by_hand():
 
 def test_nothing_shared_is_an_empty_vector():
     wire = Wire({})
-    assert wire.pack(Update()).size == wire.pack_one(Update()).size == wire.bytes == 0
+    assert wire.pack(Update(), 3).size == wire.pack_one(Update()).size == wire.bytes == 0
     assert wire.unpack(np.zeros(0, np.float32)) == Update()
