@@ -12,99 +12,19 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from pydantic import Field, ValidationError
 
-from flexray import config, folder
-from flexray.data import builtin
-from flexray.data.options import Columns, Data
-from flexray.data.prompts import tokenise
-from flexray.data.rows import Row, load_rows
+from flexray.data.rows import Row
 from flexray.errors import ConfigError, RunError
+from flexray.recipe import Recipe, Workers, corpus, load, pack, tokenizer
 
 Log = Callable[[str], None]
-
-
-class Corpus(config.Section):
-    """What to train on. path `builtin`: the public part of the built-in corpus, `rows` of it; else as in a run's `data`.
-
-    Held out are the source's test (or valid) rows; where it has none, `held_out` rows cut off by the seed.
-    """
-
-    path: str = "builtin"
-    rows: int | None = Field(None, gt=0)
-    subset: str | None = None
-    columns: Columns = Columns()
-    keep: dict[str, list[str]] = {}
-    prompt: Literal["alpaca", "chat"] = "alpaca"
-    max_length: int = Field(512, ge=8)
-    held_out: int = Field(1000, gt=0)
-
-
-class Architecture(config.Section):
-    """base: `tiny`, a folder or a hub id whose config.json to start from; fields: what to change in it."""
-
-    base: str = "tiny"
-    fields: dict[str, Any] = {}
-
-
-class Vocabulary(config.Section):
-    """path: a tokenizer's folder or hub id; unset, a byte-level one of `size` tokens is learnt from the train rows."""
-
-    path: str | None = None
-    size: int = Field(1280, ge=320)
-
-
-class Workers(config.Section):
-    """Ray Train's workers and torch's threads in each. storage: where checkpoints go; on several nodes a shared folder."""
-
-    workers: int = Field(1, gt=0)
-    threads: int = Field(4, gt=0)
-    gpu: bool = False
-    address: str = "local"
-    storage: Path | None = None
-
-
-class Recipe(config.Section):
-    """How a base is made.
-
-    lr: the peak, after `warmup` steps, then a cosine. prompt_weight: of a prompt token's loss, a response token's being 1.
-    balance: weight of the load-balancing loss. dtype: of the saved weights; training is in float32.
-    """
-
-    seed: int = Field(0, ge=0)
-    data: Corpus = Corpus()
-    model: Architecture = Architecture()
-    tokenizer: Vocabulary = Vocabulary()
-    steps: int = Field(1000, gt=0)
-    batch: int = Field(64, gt=0)
-    lr: float = Field(2e-3, gt=0)
-    warmup: int = Field(100, ge=0)
-    weight_decay: float = Field(0.05, ge=0)
-    clip: float = Field(1.0, gt=0)
-    prompt_weight: float = Field(0.1, ge=0, le=1)
-    balance: float = Field(0.02, ge=0)
-    dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    resources: Workers = Workers()
-
-
-def load(path: Path | None, sets: tuple[str, ...] = ()) -> Recipe:
-    """A recipe from a YAML file and overrides `dotted.key=value`."""
-    values = config.read_yaml(path) if path else {}
-    for text in sets:
-        config._override(values, text)
-    try:
-        recipe = Recipe(**values)
-    except ValidationError as e:
-        raise config.as_config_error(e, Recipe) from None
-    if problems := list(_problems(recipe)):
-        raise ConfigError(*problems)
-    return recipe
 
 
 def run(path: Path | None, sets: tuple[str, ...], out: Path, log: Log = print) -> dict[str, Any]:
@@ -116,10 +36,10 @@ def pretrain(recipe: Recipe, out: Path, log: Log = print) -> dict[str, Any]:
     """Train a base by the recipe and put it into the folder `out`, loadable by plain transformers."""
     _check_out(out)
     started = time.perf_counter()
-    train, held_out = _rows(recipe)
+    train, held_out = corpus(recipe)
     log(f"corpus: {len(train):,} rows to train on, {len(held_out):,} held out")
     with tempfile.TemporaryDirectory(prefix="flexray-") as scratch:
-        tokenizer_folder = _tokenizer(recipe, train, Path(scratch) / "tokenizer")
+        tokenizer_folder = tokenizer(recipe, train, Path(scratch) / "tokenizer")
         made = Path(scratch) / "made"
         record = _train(recipe, tokenizer_folder, train, held_out, made, log)
         (made / "training.json").write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
@@ -130,61 +50,10 @@ def pretrain(recipe: Recipe, out: Path, log: Log = print) -> dict[str, Any]:
     return record
 
 
-def _problems(recipe: Recipe) -> Iterator[str]:
-    data, workers = recipe.data, recipe.resources.workers
-    if data.path == "builtin":
-        given = [k for k in ("subset", "columns", "keep") if k in data.model_fields_set]
-        yield from (f"data.{k}: expected none with the built-in corpus, got {getattr(data, k)!r}; drop it" for k in given)
-    elif data.rows is not None:
-        yield f"data.rows: expected none with {data.path!r}, got {data.rows}; it is for the built-in corpus"
-    if recipe.tokenizer.path and "size" in recipe.tokenizer.model_fields_set:
-        yield f"tokenizer.size: expected none with tokenizer.path, got {recipe.tokenizer.size}; drop one of the two"
-    if recipe.batch < workers:
-        yield f"batch: expected at least resources.workers ({workers}), got {recipe.batch}; every worker needs a row"
-    if recipe.warmup >= recipe.steps:
-        yield f"warmup: expected less than steps ({recipe.steps}), got {recipe.warmup}; lower it"
-
-
 def _check_out(out: Path) -> None:
     """Only an empty folder or an earlier base is written over."""
     if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or (out / "config.json").exists())):
         raise ConfigError(f"--out: expected a new folder or that of an earlier base, got {str(out)!r}; choose another")
-
-
-def _rows(recipe: Recipe) -> tuple[list[Row], list[Row]]:
-    """Rows to train on, and rows held out; their label is the domain where the corpus is the built-in one."""
-    data = recipe.data
-    if data.path == "builtin":
-        counts = {"train": data.rows or recipe.steps * recipe.batch, "test": data.held_out}
-        made = {split: builtin.public_rows(recipe.seed, count, split) for split, count in counts.items()}
-        train, held_out = ([_builtin_row(split, row) for row in made[split]] for split in counts)
-        return train, held_out
-    partition = folder.load("data/partitions", "iid", "data")()
-    source = Data(partition, data.path, data.subset, data.columns, data.keep, data.prompt, data.max_length)
-    splits = load_rows(source, recipe.seed)
-    if given := splits.get("test") or splits.get("valid"):
-        return splits["train"], given[: data.held_out]
-    train = splits["train"]
-    if len(train) <= data.held_out:
-        raise ConfigError(f"data.held_out: expected fewer than the {len(train)} rows there are, got {data.held_out}; lower it")
-    order = np.random.default_rng([recipe.seed, 6]).permutation(len(train))
-    return [train[i] for i in order[data.held_out :]], [train[i] for i in order[: data.held_out]]
-
-
-def _builtin_row(split: str, row: dict[str, str]) -> Row:
-    return Row(split, row["instruction"], row["input"], row["output"], row["domain"], {})
-
-
-def _tokenizer(recipe: Recipe, train: list[Row], folder: Path) -> Path:
-    """The folder of the tokenizer that the recipe names or has made."""
-    from flexray.models import tokenizer
-
-    if recipe.tokenizer.path:
-        tokenizer.Tokenizer(recipe.tokenizer.path).save(folder)
-    else:
-        texts = (text for row in train for text in (row.instruction, row.input, row.output) if text)
-        tokenizer.build(texts, recipe.tokenizer.size).save_pretrained(folder)
-    return folder
 
 
 def _train(
@@ -192,30 +61,20 @@ def _train(
 ) -> dict[str, Any]:
     """Run Ray Train; the trained model lies in the folder `made` afterwards."""
     from flexray import cluster
-    from flexray.models import pretraining, tiny
+    from flexray.models import tiny
     from flexray.models.tokenizer import Tokenizer
 
     encoder = Tokenizer(tokenizer_folder)
     architecture = tiny.any_config(recipe.model.base, encoder.vocabulary, encoder.eos, recipe.model.fields)
-    packed = [_pack(recipe, rows, encoder, pretraining.pack) for rows in (train, held_out)]
+    packed = [pack(recipe, rows, encoder) for rows in (train, held_out)]
     job = {"recipe": recipe.model_dump(mode="json"), "config": architecture, "train": packed[0], "held_out": packed[1]}
     r = recipe.resources
     needed = r.workers * r.threads
-    with cluster.start(r.address, num_cpus=needed, **({} if r.gpu else {"num_gpus": 0})) as there:
+    with cluster.start(r.address, num_cpus=needed) as there:
         _check_resources(r, there)
         record = _fit(job, r, made, log)
     shutil.copytree(tokenizer_folder, made, dirs_exist_ok=True)
     return record
-
-
-def _pack(recipe: Recipe, rows: list[Row], encoder: Any, pack: Callable[..., Any]) -> Any:
-    kept = [
-        (t, row.label) for t, row in zip(tokenise(rows, recipe.data.prompt, recipe.data.max_length, encoder), rows, strict=True)
-    ]
-    kept = [(t, label) for t, label in kept if t.tokens]
-    if not kept:
-        raise ConfigError("data.path: expected rows with a response, got none; check data.columns.output")
-    return pack([(t.tokens, t.response_start) for t, _ in kept], [label for _, label in kept])
 
 
 def _check_resources(r: Workers, there: dict[str, float]) -> None:
@@ -257,21 +116,25 @@ def _fit(job: dict[str, Any], r: Workers, made: Path, log: Log) -> dict[str, Any
 @contextmanager
 def _progress(log: Log) -> Iterator[Any]:
     """A queue whose texts are logged while the block runs: the workers' own output is silenced."""
-    from ray.util.queue import Queue
+    from ray.exceptions import RayError
+    from ray.util.queue import Empty, Queue
 
     queue = Queue(actor_options={"num_cpus": 0})
+    done = threading.Event()
 
     def listen() -> None:
-        while (text := queue.get()) is not None:
-            log(text)
+        with suppress(RayError):  # a queue that has died ends the log, not the training
+            while not (done.is_set() and queue.empty()):
+                with suppress(Empty):
+                    log(queue.get(timeout=1.0))
 
     listener = threading.Thread(target=listen, daemon=True)
     listener.start()
     try:
         yield queue
     finally:
-        queue.put(None)
-        listener.join(timeout=5)
+        done.set()
+        listener.join()
         queue.shutdown()
 
 
@@ -335,10 +198,7 @@ def _steps(recipe: Recipe, model: Any, packed: Any, rank: int, device: Any, prog
 
 def _record(recipe: Recipe, model: Any, scores: Any) -> dict[str, Any]:
     """What training.json holds: the recipe, what it was made with, how it scores. Nothing that changes from run to run."""
-    import torch
-    import transformers
-
-    versions = {"torch": torch.__version__, "transformers": transformers.__version__, "numpy": np.__version__}
+    versions = {package: version(package) for package in ("torch", "transformers", "tokenizers", "numpy")}
     plain = {k: v for k, v in asdict(scores).items() if k != "expert_share"}
     shares = {label: np.round(layers, 3).tolist() for label, layers in scores.expert_share.items()}
     return {

@@ -179,7 +179,7 @@ def test_the_fold_does_not_mind_the_order_of_arrival(order):
         fold.add(i, vectors[i])
     for i in range(3):
         straight.add(i, vectors[i])
-    assert fold.total.tobytes() == straight.total.tobytes()
+    assert fold.result.tobytes() == straight.result.tobytes()
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)

@@ -87,7 +87,7 @@ class World:
 WORLD = World(CAPITALS, OPPOSITES, PLURALS, PASTS, KINDS)
 # The public part lacks every third entry: what the clients can teach one another.
 PUBLIC_WORLD = World(
-    *map(_most, (CAPITALS, OPPOSITES, PLURALS, PASTS)), {kind: _most(things) for kind, things in KINDS.items()}
+    _most(CAPITALS), _most(OPPOSITES), _most(PLURALS), _most(PASTS), {kind: _most(things) for kind, things in KINDS.items()}
 )
 
 UNITS = (  # the small unit, the large unit, how many small ones make a large one

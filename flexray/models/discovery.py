@@ -177,12 +177,9 @@ def _noise(shape: tuple[int, ...], like: Tensor) -> Tensor:
 
 def _probe(call: _Call) -> tuple[RouterScores, float]:
     """The law of a router and its constant factor, from weights that it gives for random tokens in float32."""
-    router = _copy(call.router)
+    router = _redrawn(call.router)
     with torch.no_grad():
-        logits, _, _ = router(*_inputs(call.args, 1.0), **_inputs(call.kwargs, 1.0))
-        # Trained routers can be so sure of themselves that all laws look alike: tame the logits.
-        calm = 1.0 / max(float(logits.float().std()), 1e-6)
-        logits, weights, index = router(*_inputs(call.args, calm), **_inputs(call.kwargs, calm))
+        logits, weights, index = router(*_inputs(call.args), **_inputs(call.kwargs))
     return match_scores(logits.float(), weights.float(), index)
 
 
@@ -204,27 +201,28 @@ def match_scores(logits_NE: Tensor, weights_Nk: Tensor, index_Nk: Tensor) -> tup
     return "other", 1.0
 
 
-def _copy(router: nn.Module) -> nn.Module:
-    """The router in float32 on the CPU, with random weights where it has none."""
-    if not any(t.is_meta for t in (*router.parameters(), *router.buffers())):
-        return copy.deepcopy(router).cpu().float()
-    fresh = copy.deepcopy(router).to_empty(device="cpu").float()
+def _redrawn(router: nn.Module) -> nn.Module:
+    """The router in float32 on the CPU with random matrices: of sure, or of untrained ones, all laws may look alike."""
+    bare = any(t.is_meta for t in (*router.parameters(), *router.buffers()))
+    fresh = copy.deepcopy(router)
+    fresh = (fresh.to_empty(device="cpu") if bare else fresh.cpu()).float()
     generator = torch.Generator().manual_seed(1)
     for t in (*fresh.parameters(), *fresh.buffers()):
-        t.data.normal_(std=t.shape[-1] ** -0.5 if t.dim() else 1.0, generator=generator)
+        if t.is_floating_point() and (t.dim() >= 2 or bare):
+            t.data = torch.randn(t.shape, generator=generator) * max(t.shape[-1:], default=1) ** -0.5
     return fresh
 
 
-def _inputs(given: Any, scale: float) -> Any:
-    """The arguments of a call with other tokens: hidden states random times scale, the rest as it is (zero on meta)."""
+def _inputs(given: Any) -> Any:
+    """The arguments of a call with random tokens for the hidden states, and the rest as it is (zero on meta)."""
     if isinstance(given, dict):
-        return {key: _inputs(value, scale) for key, value in given.items()}
+        return {key: _inputs(value) for key, value in given.items()}
     if isinstance(given, tuple):
-        return tuple(_inputs(value, scale) for value in given)
+        return tuple(_inputs(value) for value in given)
     if not isinstance(given, Tensor):
         return given
     if given.dim() >= 2 and given.is_floating_point():
-        return scale * torch.randn(given.shape, generator=torch.Generator().manual_seed(2))
+        return torch.randn(given.shape, generator=torch.Generator().manual_seed(2))
     return torch.zeros(given.shape, dtype=given.dtype) if given.is_meta else given.cpu()
 
 

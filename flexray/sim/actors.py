@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from flexray.errors import ConfigError, RunError
 from flexray.sim.host import ClientHost, Scores, SliceReport
@@ -28,21 +29,16 @@ class RayPool:
     def __init__(self, job: Job):
         layout, self.job = job.layout, job
         # No task retries: Ray would re-run the call on a fresh object. A client that dies ends the run, which can be resumed.
-        actor = ray.remote(ClientHost).options(num_cpus=layout.cpu, num_gpus=layout.gpu, max_restarts=0, max_task_retries=0)
-        self.hosts = [actor.remote(job) for _ in range(layout.actors)]
+        actor: Any = ray.remote(ClientHost)
+        actor = actor.options(num_cpus=layout.cpu, num_gpus=layout.gpu, max_restarts=0, max_task_retries=0)
+        self.hosts: list[Any] = [actor.remote(job) for _ in range(layout.actors)]
         self.actors = layout.actors
         try:
-            self.pids = ray.get([h.ready.remote() for h in self.hosts], timeout=START_SECONDS)
-        except GetTimeoutError:
-            raise RunError(
-                f"client actors were not up after {START_SECONDS:.0f} s; is the cluster busy? Use fewer actors"
-            ) from None
-        except RayTaskError as e:
-            raise (
-                e.cause if isinstance(e.cause, (ConfigError, RunError)) else RunError(f"a client actor failed to start: {e}")
-            ) from None
-        except RayActorError as e:
-            raise RunError(f"a client actor died while starting: {e}") from None
+            with _blame("a client actor failed to start"):
+                self.pids = ray.get([h.ready.remote() for h in self.hosts], timeout=START_SECONDS)
+        except BaseException:
+            self.close()
+            raise
 
     def train(self, task: Task) -> Iterator[tuple[int, np.ndarray, SliceReport]]:
         sent = ray.put(task.sent)
@@ -51,7 +47,7 @@ class RayPool:
             return host.train.options(num_returns=2).remote(task.round, task.slices[i], sent, task.rows)
 
         for i, (vector, report) in self._spread([groups[0][0] for groups in task.slices], call, task.round):
-            yield i, ray.get(vector), ray.get(report)
+            yield i, vector, report
 
     def evaluate(self, exam: Exam) -> Iterator[Scores]:
         sent = ray.put(exam.sent)
@@ -60,12 +56,12 @@ class RayPool:
             return [host.evaluate.remote(exam.round, exam.groups[i], sent, exam.views)]
 
         for _, (scores,) in self._spread([group[0] for group in exam.groups], call, exam.round):
-            yield ray.get(scores)
+            yield scores
 
     def _spread(
         self, first: Sequence[int], call: Callable[[Any, int], Sequence[Any]], round: int
     ) -> Iterator[tuple[int, Sequence[Any]]]:
-        """Runs call(host, i) for each task i, whose first client is first[i]; yields (i, refs) as they finish."""
+        """Runs call(host, i) for each task i, whose first client is first[i]; yields (i, results) as they finish."""
         queues = self._queues(first)
         pending: dict[Any, tuple[int, int, Sequence[Any]]] = {}
 
@@ -81,23 +77,16 @@ class RayPool:
         while pending:
             (done,), _ = ray.wait(list(pending), num_returns=1)
             a, i, refs = pending.pop(done)
-            self._raise_if_failed(done, round, a)
+            with _blame(f"round {round}: client actor {a} (process {self.pids[a]}) failed"):
+                results = ray.get(list(refs))
             submit(a)
-            yield i, refs
+            yield i, results
 
     def _queues(self, first: Sequence[int]) -> list[deque[int]]:
         """What each actor takes its tasks from: its own clients' with one client per actor, else one queue for all."""
         if self.job.layout.placement == "one_per_client":
             return [deque(i for i, client in enumerate(first) if client % self.actors == a) for a in range(self.actors)]
         return [deque(range(len(first)))] * self.actors
-
-    def _raise_if_failed(self, ref: Any, round: int, a: int) -> None:
-        try:
-            ray.get(ref)
-        except RayTaskError as e:
-            raise e.cause if isinstance(e.cause, RunError) else RunError(f"round {round}: {e.cause!r}") from None
-        except RayActorError:
-            raise RunError(f"round {round}: client actor {a} (process {self.pids[a]}) died") from None
 
     def close(self) -> None:
         for host in self.hosts:
@@ -114,14 +103,24 @@ class Driver:
 
 def simulate(job: Job, out: Path, resume: bool = False) -> Iterator[Event]:
     """The run in a driver actor, its events as they happen. Raises RunError or ConfigError as the driver did."""
-    driver = ray.remote(Driver).options(num_cpus=0, max_restarts=0, max_task_retries=0).remote()
+    actor: Any = ray.remote(Driver)
+    driver = actor.options(num_cpus=0, max_restarts=0, max_task_retries=0).remote()
     stream = driver.events.options(num_returns="streaming").remote(job, out, resume)
     try:
-        for ref in stream:
-            yield ray.get(ref)
-    except RayTaskError as e:
-        raise e.cause if isinstance(e.cause, (ConfigError, RunError)) else RunError(f"the driver failed: {e}") from None
-    except RayActorError as e:
-        raise RunError(f"the driver actor died: {e}") from None
+        with _blame("the driver failed"):
+            for ref in stream:
+                yield ray.get(ref)
     finally:
         ray.kill(driver)
+
+
+@contextmanager
+def _blame(what: str) -> Iterator[None]:
+    """Ray's errors leave as our own, in one line; an error of ours inside one is raised as it was."""
+    try:
+        yield
+    except RayTaskError as e:
+        raise e.cause if isinstance(e.cause, (ConfigError, RunError)) else RunError(f"{what}: {e.cause!r}") from e
+    except RayError as e:
+        reason = str(e).strip().split("\n")[0]
+        raise RunError(f"{what}: {type(e).__name__}: {reason}") from e

@@ -83,7 +83,7 @@ class ClientHost:
                 up, mine = self.algorithm.client(trainer, down, mine)
                 _check_finite(trainer.effort.loss)
                 vectors = self.job.wire.pack(up, len(group))
-                total = add_weighted(total, vectors, trainer.rows.cpu().numpy() / total_rows)
+                total = add_weighted(total, vectors, (trainer.rows / total_rows).tolist())
                 trained = perf_counter()
                 for k, number in enumerate(group):
                     self.store.save(number, round, _of_seat(mine, k))
@@ -118,14 +118,14 @@ class ClientHost:
 
     def _owned(self, group: Group, round: int, trainer: SeatTrainer, down: Update) -> ClientState:
         """The group's private state as it was before this round; newcomers get theirs, which is kept at once."""
-        found = [self.store.load(number, round) for number in group]
-        if any(state is None for state in found):
+        found = {number: state for number in group if (state := self.store.load(number, round)) is not None}
+        if len(found) < len(group):
             fresh = self.algorithm.start(trainer, down)
             for k, number in enumerate(group):
-                if found[k] is None:
-                    found[k] = _of_seat(fresh, k)
-                    self.store.save(number, NEWCOMER, found[k])
-        return _stacked(found, self.backbone.device)
+                if number not in found:
+                    found[number] = _of_seat(fresh, k)
+                    self.store.save(number, NEWCOMER, found[number])
+        return _stacked([found[number] for number in group], self.backbone.device)
 
     def _reports(self, group: Group, trainer: SeatTrainer, vectors: np.ndarray, sent: np.ndarray) -> list[ClientReport]:
         effort = trainer.effort

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
+from typing import Any
 
 from flexray.config import Experiment
 from flexray.data.clients import Client
@@ -109,7 +110,8 @@ def _targets(x: Experiment) -> tuple[str, ...]:
 
 def _activations(x: Experiment, skeleton: Backbone) -> int:
     """Rough bytes that one client's training step keeps for its backward, at full length, plus the logits."""
-    c, size = skeleton.model.config, skeleton.dtype.itemsize
+    c: Any = skeleton.model.config
+    size = skeleton.dtype.itemsize
     tokens = x.train.batch * x.data.max_length
     width, k = c.hidden_size, getattr(c, "num_experts_per_tok", 2)
     expert = max((b.expert_width for b in skeleton.blocks), default=0)

@@ -106,15 +106,21 @@ class Fold:
     """Adds slices up in their own order whatever the order they arrive in, holding only those that came too early."""
 
     def __init__(self):
-        self.total: np.ndarray | None = None
+        self._total: np.ndarray | None = None
         self._early: dict[int, np.ndarray] = {}
         self._next = 0
 
     def add(self, number: int, vector: np.ndarray) -> None:
         self._early[number] = vector
         while self._next in self._early:
-            self.total = add_weighted(self.total, self._early.pop(self._next)[None], [1.0])
+            self._total = add_weighted(self._total, self._early.pop(self._next)[None], [1.0])
             self._next += 1
+
+    @property
+    def result(self) -> np.ndarray:
+        """The sum of all that came."""
+        assert self._total is not None and not self._early, f"slice {self._next} never came"
+        return self._total
 
 
 def play(
@@ -133,7 +139,7 @@ def play(
         reports.append(report)
         yield report
     before = perf_counter()
-    state = algorithm.server(state, job.wire.unpack(fold.total), len(cohort) / len(job.clients))
+    state = algorithm.server(state, job.wire.unpack(fold.result), len(cohort) / len(job.clients))
     ended = perf_counter()
     clients = tuple(sorted((c for r in reports for c in r.clients), key=lambda c: c.client))
     busy = sum(r.seconds - r.seconds_private for r in reports) / pool.actors

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,11 +15,11 @@ from flexray.config import Experiment, Train
 from flexray.data.clients import Client, order
 from flexray.data.corpus import Corpus
 from flexray.models.backbone import Backbone
-from flexray.models.graft import graft, select
+from flexray.models.graft import graft, pairs, select
 from flexray.models.seats import Seats, fresh_lora
 from flexray.parts import Gate, Graft
-from flexray.sim.lm import collate, respond, seat_loss
-from flexray.sim.optimizer import adamw, clip_, sgd
+from flexray.sim.lm import Row, collate, respond, seat_loss
+from flexray.sim.optimizer import Step, adamw, clip_, sgd
 from flexray.sim.schedule import learning_rate
 from flexray.state import State, part_of, widen
 
@@ -87,37 +87,38 @@ class SeatTrainer:
         state = State()
         for part in (p for p in parts if p.kind == "lora"):
             state |= widen(fresh_lora(part, self.backbone, seed), len(self.clients))
-        grafts = [p for p in parts if isinstance(p.config, Graft)]
-        gates = [p for p in parts if isinstance(p.config, Gate)]
-        for expert, gate in zip(grafts, gates, strict=True):
-            each = [
-                self._graft(client, number, expert, gate) for client, number in zip(self.clients, self.numbers, strict=True)
-            ]
+        for expert, gate in pairs(parts):
+            each = [self._graft(client, number, expert, gate) for client, number in self._each()]
             state |= {name: torch.stack([one[name] for one in each]) for name in each[0]}
         return state
 
-    def _graft(self, client: Client, number: int, expert: Part, gate: Part) -> State:
-        config, seed = expert.config, self.experiment.seed
+    def _graft(self, client: Client, number: int, expert: Part, gate: Part | None) -> State:
+        config, blend, seed = expert.config, gate.config if gate else None, self.experiment.seed
+        assert isinstance(config, Graft) and (blend is None or isinstance(blend, Gate))
         rows = order(client.train, seed, number, 0, min(config.calibration_rows, len(client.train)), CALIBRATION)
         batches = (self._calibration(rows[i : i + CALIBRATION_BATCH]) for i in range(0, len(rows), CALIBRATION_BATCH))
         with self.seats.using(()):
             chosen = select(self.backbone, batches, config, _seed(seed, number, 0x6AF7))
-        return graft(self.backbone, chosen, config, gate.config, seed, (expert.name, gate.name))
+        names = (expert.name, gate.name if gate else "")
+        return graft(self.backbone, chosen, config, blend, seed, names)
+
+    def _each(self) -> Iterator[tuple[Client, int]]:
+        return zip(self.clients, self.numbers, strict=True)
 
     def _calibration(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
         batch = collate([self.corpus.rows(rows)], str(self.backbone.device))
         return batch.ids, torch.arange(batch.ids.shape[1], device=batch.ids.device) < batch.lengths[:, None]
 
-    def _batches(self, steps: int, split: str, stream: int):
+    def _batches(self, steps: int, split: str, stream: int) -> Iterator[list[list[Row]]]:
         b = self.experiment.train.batch
         chosen = [
             order(getattr(client, split), self.experiment.seed, number, self.round, steps * b, stream)
-            for client, number in zip(self.clients, self.numbers, strict=True)
+            for client, number in self._each()
         ]
         for i in range(0, steps * b, b):
             yield [self.corpus.rows(rows[i : i + b]) for rows in chosen]
 
-    def _optimizer(self, trained: list[str]):
+    def _optimizer(self, trained: list[str]) -> Step:
         train, private = self.experiment.train, {p.name for p in self.experiment.algorithm.private}
         make = {"adamw": adamw, "sgd": sgd}[train.optimizer]
         flats = {part: self.seats.flat(part) for part in trained}

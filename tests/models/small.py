@@ -13,7 +13,7 @@ from flexray.models.backbone import Backbone
 from flexray.models.family import Block
 from flexray.parts import Gate, Graft, Lora, Part
 
-FAMILIES = [name for name in folder.listing("models/families") if name != "general"]
+FAMILIES = list(folder.listing("models/families"))
 SOFTMAX = [name for name in FAMILIES if name != "deepseek_v3"]
 VOCABULARY = 64
 

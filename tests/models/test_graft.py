@@ -51,7 +51,8 @@ def plain_error(block, samples, S: list[int]) -> float:
         for x_D, out_D, logits_E in zip(x_ND, out_ND, logits_NE.double(), strict=True):
             raw = [float(logits_E[i].sigmoid() if block.scores == "sigmoid" else logits_E[i].exp()) for i in S]
             made = sum(
-                r / sum(raw) * plain_expert(block.experts, frozen_weights(block.experts, i), x_D) for r, i in zip(raw, S, strict=True)
+                r / sum(raw) * plain_expert(block.experts, frozen_weights(block.experts, i), x_D)
+                for r, i in zip(raw, S, strict=True)
             )
             squares += float((out_D - made).square().sum())
         total += squares**0.5
