@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from torch import nn
 
 from flexray.errors import expected
-from flexray.models.discovery import OWN_FAMILY, layer_of
+from flexray.models.discovery import OWN_FAMILY, layers
 
 LATENT = ("kv_a_proj_with_mqa", "kv_b_proj")
 """Keys and values through one latent: either role asks for both."""
@@ -17,35 +17,43 @@ ROLES: Mapping[str, tuple[str, ...]] = {
     "v": ("v_proj", *LATENT),
     "o": ("o_proj",),
 }
+Roles = Mapping[str, tuple[str, ...]]
 
 
-def find_sites(
-    model: nn.Module, targets: tuple[str, ...], roles: Mapping[str, tuple[str, ...]] | None = None
-) -> dict[str, nn.Linear]:
+def find_sites(model: nn.Module, targets: tuple[str, ...], roles: Roles | None = None) -> dict[str, nn.Linear]:
     """The linear layers of these roles by path, in the model's order; a role that no layer plays is refused."""
-    roles = {**ROLES, **(roles or {})}
+    playing = {role: _playing(model, role, roles) for role in targets}
+    for role, found in playing.items():
+        if not found:
+            got = f"no linear layer {' or '.join(_names(role, roles))} in {type(model).__name__}"
+            mend = f"leave {role!r} out of algorithm.lora.targets, choose another model, or {OWN_FAMILY}"
+            raise expected("model.path", f"attention with the role {role!r}", got, mend)
+    wanted = {path: linear for found in playing.values() for path, linear in found.items()}
+    return {path: wanted[path] for path, _ in model.named_modules() if path in wanted}
+
+
+def attention_notes(model: nn.Module, targets: tuple[str, ...], roles: Roles | None = None) -> tuple[str, ...]:
+    """A line for the roles that only some layers have."""
+    number = layers(model)
+    every = set(number.values())
+    having: dict[frozenset[int], list[str]] = {}
     for role in targets:
-        if not any(True for _ in _playing(model, roles[role])):
-            names = " or ".join(roles[role])
-            raise expected(
-                "model.path", f"attention with the role {role!r} ({names})", f"none in {type(model).__name__}",
-                f"leave {role!r} out of algorithm.lora.targets, or {OWN_FAMILY}",
-            )  # fmt: skip
-    wanted = {name for role in targets for name in roles[role]}
-    return dict(_playing(model, tuple(wanted)))
+        having.setdefault(frozenset(number[path] for path in _playing(model, role, roles)), []).append(role)
+    return tuple(
+        f"adapters on {', '.join(same)} in {len(have)} of {len(every)} layers (the others have no such projections)"
+        for have, same in having.items()
+        if every - have
+    )
 
 
-def attention_notes(model: nn.Module, targets: tuple[str, ...], sites: Mapping[str, nn.Linear]) -> tuple[str, ...]:
-    """A line when some layers get no adapters."""
-    layers = {index for name, _ in model.named_modules() if (index := layer_of(name)) is not None}
-    have = {layer_of(path) for path in sites}
-    if not targets or have >= layers:
-        return ()
-    return (f"adapters in {len(have)} of {len(layers)} layers (the others have no {', '.join(targets)} projections)",)
+def _playing(model: nn.Module, role: str, roles: Roles | None) -> dict[str, nn.Linear]:
+    names, number = _names(role, roles), layers(model)
+    return {
+        path: module
+        for path, module in model.named_modules()
+        if path in number and path.split(".")[-1] in names and isinstance(module, nn.Linear)
+    }
 
 
-def _playing(model: nn.Module, names: tuple[str, ...]) -> Iterator[tuple[str, nn.Linear]]:
-    for path, module in model.named_modules():
-        last = path.split(".")[-1]
-        if last in names and isinstance(module, nn.Linear) and layer_of(path) is not None:
-            yield path, module
+def _names(role: str, roles: Roles | None) -> tuple[str, ...]:
+    return {**ROLES, **(roles or {})}[role]

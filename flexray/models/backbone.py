@@ -136,9 +136,7 @@ def _convert(model: Model, source: Path, target: Path, family_sources: Mapping[s
         (making / "config.json").write_text(json.dumps(raw))
         for code in source.glob("*.py") if model.trust_remote_code else ():
             shutil.copy(code, making)
-        facts = _Facts(
-            model.dtype, _transformers(), model.family, dict(family_sources or {}), model.trust_remote_code, aliases
-        )
+        facts = _Facts(model.dtype, _transformers(), model.family, dict(family_sources or {}), model.trust_remote_code, aliases)
         (making / FACTS).write_text(json.dumps(asdict(facts)))
         making.rename(target)
     finally:

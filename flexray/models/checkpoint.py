@@ -90,7 +90,9 @@ def weight_files(model: Model, folder: Path) -> list[Path]:
     if (folder / INDEX).is_file():
         shards = sorted(set(_json(folder / INDEX, model).get("weight_map", {}).values()))
         if missing := [s for s in shards if not (folder / s).is_file()]:
-            raise expected("model.path", f"all {len(shards)} weight files", f"no {', '.join(missing[:3])}", "complete the folder")
+            raise expected(
+                "model.path", f"all {len(shards)} weight files", f"no {', '.join(missing[:3])}", "complete the folder"
+            )
         return [folder / s for s in shards]
     if (folder / SINGLE).is_file():
         return [folder / SINGLE]

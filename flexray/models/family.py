@@ -1,6 +1,6 @@
 """A model family: where its MoE blocks are, how their routers score, and which linear layers are the attention's q, k, v and o.
 
-Names of modules are looked at here, in `discovery.py`, `attention.py` and in `families/`, and nowhere else.
+Names of modules are looked at in `attention.py`, and in `families/` where they differ, and nowhere else.
 Shape suffixes: D width, E experts, I expert width, N flat tokens, k experts per token.
 """
 
@@ -83,7 +83,7 @@ class Family(Entry, ABC):
         from flexray.models.attention import attention_notes
         from flexray.models.discovery import block_notes
 
-        return block_notes(model, self.blocks(model)) + attention_notes(model, targets, self.adapter_sites(model, targets))
+        return block_notes(model, self.blocks(model)) + attention_notes(model, targets, self.roles)
 
 
 def choose_family(config: Any, name: str = "auto", sources: Mapping[str, str] | None = None) -> Family:

@@ -154,13 +154,14 @@ class Seats:
     ) -> Iterator[None]:
         """Inside, these parts take effect (None: all), and those of `train` take gradients.
 
-        A graft takes effect when both its expert and its gate are in use. `dropout`: a generator per seat, for the adapters
-        in `train`; without it nothing is dropped. `widths`: tokens per row of each seat's own batch, before it was padded
-        to its neighbours'.
+        A graft takes effect when its expert and its gate (if that has tensors) are in use. `dropout`: a generator per seat,
+        on the backbone's device, for the adapters in `train`; without it nothing is dropped. `widths`: tokens per row of each
+        seat's own batch, before it was padded to its neighbours'.
         """
         known = frozenset(self._flats)
         use = _Use(known if parts is None else frozenset(parts), frozenset(train), dropout, widths)
-        assert use.parts <= known and use.train <= use.parts, f"of {sorted(known)}: use {use.parts}, train {use.train}"
+        moved = {name for name in use.train & known if self._flats[name].tensors}
+        assert use.parts | use.train <= known and moved <= use.parts, f"of {known}: use {use.parts}, train {use.train}"
         for name, flat in self._flats.items():
             for t in flat.tensors.values():
                 t.requires_grad_(name in use.train)
@@ -212,8 +213,8 @@ class Seats:
         if mode == "off":
             return None
         assert isinstance(expert.config, Graft)
-        names = frozenset(p.name for p in (expert, gate) if p)
         own = [self._below(f"{p.name}/{block.name}") if p else {} for p in (expert, gate)]
+        names = frozenset(p.name for p, tensors in zip((expert, gate), own, strict=True) if p and tensors)
         return _Site(block, names, expert.config, mode, *own)
 
     def _adapt(self, name: str, lora: Lora, a: Tensor, b: Tensor, _: nn.Module, args: Any, out: Tensor) -> Tensor | None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flexray.errors import ConfigError, did_you_mean, expected
+from flexray.errors import did_you_mean, expected
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, Qwen2MoeConfig
@@ -39,24 +39,30 @@ def config(vocabulary: int, **changes: Any) -> Qwen2MoeConfig:
 
 def any_config(base: str, vocabulary: int, eos: int, changes: Mapping[str, Any]) -> PreTrainedConfig:
     """The tiny configuration, or that of a folder or hub id, fitted to a tokenizer, with changes by field name."""
-    from transformers import AutoConfig
-
+    found = config(vocabulary) if base == "tiny" else _found(base)
+    known = found.to_dict()
+    if unknown := sorted(set(changes) - set(known)):
+        name = unknown[0]
+        raise expected(f"model.fields.{name}", "a field of the model's config", changes[name], did_you_mean(name, known))
+    if not getattr(found, "num_experts_per_tok", None):
+        mend = "choose one with experts"
+        raise expected("model.base", "a Mixture-of-Experts model with num_experts_per_tok", found.model_type, mend)
     fitted = {"vocab_size": vocabulary, "eos_token_id": eos, "pad_token_id": eos}
     try:
-        found = config(vocabulary) if base == "tiny" else AutoConfig.from_pretrained(base)
-        if unknown := sorted(set(changes) - set(found.to_dict())):
-            raise expected(
-                f"model.{unknown[0]}",
-                "a field of the model's config",
-                changes[unknown[0]],
-                did_you_mean(unknown[0], found.to_dict()),
-            )
-        return type(found).from_dict({**found.to_dict(), **fitted, **changes})
-    except (OSError, ValueError, TypeError) as e:
+        return type(found).from_dict({**known, **fitted, **changes})
+    except Exception as e:  # each family checks its fields in its own way
         reason = " ".join(str(e).split())[:200]
-        raise ConfigError(
-            f"model: expected a configuration that transformers accepts, got {reason}; mend base or fields"
-        ) from e
+        raise expected("model.fields", "values that the config accepts", dict(changes), f"mend them ({reason})") from e
+
+
+def _found(base: str) -> PreTrainedConfig:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(base)
+    except (OSError, ValueError) as e:
+        reason = str(e).strip().splitlines()[0]
+        raise expected("model.base", "tiny, a folder or a hub id with a config.json", base, f"check the path ({reason})") from e
 
 
 def build(seed: int, config: PreTrainedConfig) -> PreTrainedModel:

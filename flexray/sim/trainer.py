@@ -88,6 +88,8 @@ class SeatTrainer:
         for part in (p for p in parts if p.kind == "lora"):
             state |= widen(fresh_lora(part, self.backbone, seed), len(self.clients))
         for expert, gate in pairs(parts):
+            if not any(part_of(name) == expert.name for name in self.seats.shapes):
+                continue  # a gate that is off leaves nothing to graft
             each = [self._graft(client, number, expert, gate) for client, number in self._each()]
             state |= {name: torch.stack([one[name] for one in each]) for name in each[0]}
         return state

@@ -31,7 +31,7 @@ def test_epochs_differ():
 
 
 def test_equal_clients_rounds_and_streams_draw_differently():
-    draws = [order(ROWS, *place[:3], 40, place[3]) for place in np.ndindex(3, 3, 3, 3)]
+    draws = [order(ROWS, seed, client, r, 40, stream) for seed, client, r, stream in np.ndindex(3, 3, 3, 3)]
     assert len({tuple(d) for d in draws}) == 81
     # Independent: two draws agree at a place with probability 1/40, here 81·80/2·40 places.
     same = np.mean([np.mean(a == b) for i, a in enumerate(draws) for b in draws[:i]])

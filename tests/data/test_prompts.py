@@ -1,5 +1,7 @@
 """Prompts to the letter, the loss on the response only, and what a row loses when it is too long."""
 
+from typing import Literal
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,7 +15,7 @@ def row(instruction="Do it.", context="", output="Done."):
     return Row("train", instruction, context, output, "", {})
 
 
-def one(r, kind="alpaca", max_length=1000) -> Tokens:
+def one(r, kind: Literal["alpaca", "chat"] = "alpaca", max_length=1000) -> Tokens:
     (found,) = tokenise([r], kind, max_length, Bytes())
     return found
 

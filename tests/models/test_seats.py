@@ -321,6 +321,18 @@ def test_only_what_is_named_is_trained():
     assert seats.flat("gate")[1].any() and not seats.flat("lora")[1].any() and not seats.flat("expert")[1].any()
 
 
+def test_an_open_gate_has_no_tensors_and_need_not_be_named():
+    model = backbone("mixtral", torch.float32)
+    seats = seated(model, flex_parts(Graft(start="copy"), Gate(mode="open")), 1)
+    ids, mask = batch(1, 1, [4])
+    frozen = logits(model, ids, mask)
+    assert not any(name.startswith("gate/") for name in seats.shapes)
+    with seats.using(["expert"], train=["expert", "gate"]):
+        served = logits(model, ids, mask)
+    with seats.using():
+        assert torch.equal(logits(model, ids, mask), served) and not torch.equal(served, frozen)
+
+
 def test_take_gives_copies_of_what_was_put():
     model = backbone("mixtral", torch.float32)
     seats = seated(model, flex_parts(Graft(), Gate()), 2)
@@ -358,8 +370,9 @@ def test_wrong_names_and_shapes_are_refused():
     name, shape = next(iter(seats.shapes.items()))
     with pytest.raises(ValueError, match="expected shape"):
         seats.put({name: torch.zeros(shape)})
-    with pytest.raises(AssertionError), seats.using(["lora"], train=["expert"]):
-        pass
+    for parts, train in ((["lora"], ["expert"]), (["expert"], []), ([], ["lora"])):  # unknown, unknown, without effect
+        with pytest.raises(AssertionError), seats.using(parts, train=train):
+            pass
 
 
 def test_route_is_refused_where_weights_are_no_softmax():

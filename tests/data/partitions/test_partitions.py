@@ -86,7 +86,7 @@ def test_column_with_more_clients_than_values_or_missing_values():
     )
     train = Rows(np.array(["", "", ""], object), (), {"key": np.array(["a", None, "b"], object)})
     with pytest.raises(
-        ConfigError, match="^data.partition.column: expected a value of 'key' in every train row, got 1 of 3 without"
+        ConfigError, match=r"^data\.partition\.column: expected a value of 'key' in every train row, got 1 of 3 without"
     ):
         deal_splits(Column("key"), {"train": train}, None, 0)
 
@@ -134,6 +134,7 @@ class Mine(Partition):
     wrong: str = ""
 
     def deal(self, rows, train, clients, seed):
+        assert clients is not None
         pieces = {f"c{k}": np.arange(k, len(rows), clients) for k in range(clients)}
         if self.wrong == "twice":
             pieces["c0"] = np.append(pieces["c0"], pieces["c1"][0])
