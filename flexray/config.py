@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal, TypeVar
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from flexray import folder
 from flexray.algorithm import Algorithm
 from flexray.data.options import Data
+from flexray.data.options import problems as data_problems
 from flexray.data.partition import Partition
-from flexray.errors import ConfigError, did_you_mean
+from flexray.errors import ConfigError, did_you_mean, expected
+from flexray.findings import lines, tidied
 from flexray.models.options import Model
 from flexray.parts import problems
+from flexray.raw import read
+from flexray.raw import read_yaml as read_yaml
+from flexray.schema import FOLDERS, Schema
 
-POSITIVE = Field(gt=0)
+S = TypeVar("S", bound="Section")
 
 
 class Section(BaseModel):
     """A group of keys: frozen, and closed to unknown ones."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
 
 
 class Train(Section):
@@ -82,7 +88,7 @@ class Storage(Section):
 class Experiment(Section):
     """One run. Every field has a default; `Experiment()` is the embedded demonstration."""
 
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
     rounds: int = Field(10, gt=0)
     clients: int | None = Field(8, gt=0)
     cohort: int | float | None = None
@@ -99,35 +105,19 @@ class Experiment(Section):
     """Source text of the user's own files by the path that names them; filled in on loading, so that it travels along."""
 
     def __init__(self, **values: Any):
+        """From raw or built values; raises ConfigError with everything that is wrong."""
+        values, chosen, found = _opened(values)
         try:
-            super().__init__(**values)
+            super().__init__(**tidied(values, Schema(type(self), chosen), "", found))
         except ValidationError as e:
-            raise as_config_error(e, type(self)) from None
+            found = lines(e.errors(), Schema(type(self), chosen)) | found
+        if wrong := list(found.values()) or self._problems():
+            raise ConfigError(*dict.fromkeys(wrong))
 
-    @model_validator(mode="before")
-    @classmethod
-    def _open_folders(cls, values: Any) -> Any:
-        """Names of methods and partitions become values of the class in their file."""
-        values = {**values, "plugins": _read_plugins(values)}
-        algorithm = values.get("algorithm", {})
-        values["algorithm"] = _build("algorithms", algorithm, {"name": "flex"}, "algorithm", values["plugins"])
-        data = values.get("data", {})
-        if isinstance(data, Mapping):
-            given = data.get("partition") or {"column": "client"}
-            partition = _build("data/partitions", given, {"name": "column"}, "data.partition", values["plugins"])
-            values["data"] = {**data, "partition": partition}
-        return values
-
-    @model_validator(mode="after")
-    def _check(self) -> Experiment:
+    def _problems(self) -> list[str]:
+        """Values that are each well formed, and do not go together or name what is not there."""
         found = [f"algorithm.{p}" for p in (*self.algorithm.check(), *problems(self.algorithm.parts))]
-        found += combinations(self)
-        for name in self.evaluation.metrics:
-            if not folder.is_file(name) and name not in (known := folder.listing("metrics")):
-                found.append(f"evaluation.metrics: expected known metrics, got {name!r}; {did_you_mean(name, known)}")
-        if found:
-            raise ConfigError(*found)
-        return self
+        return [*found, *data_problems(self.data), *combinations(self), *unknown_names(self)]
 
     def spec(self) -> dict[str, Any]:
         """The experiment as plain YAML values; `Experiment(**spec)` gives it back."""
@@ -136,69 +126,56 @@ class Experiment(Section):
 
 def load(path: Path | None = None, sets: tuple[str, ...] = ()) -> Experiment:
     """From a YAML file (none: the defaults) and overrides `dotted.key=value`, whose values are YAML too."""
-    values = read_yaml(path) if path else {}
-    for text in sets:
-        _override(values, text)
-    return Experiment(**values)
+    return Experiment(**read(path, sets))
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file that holds a mapping."""
+def section(cls: type[S], values: Mapping[str, Any]) -> S:
+    """A section of its own from raw values. Raises ConfigError with everything that is wrong."""
+    found: dict[str, str] = {}
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as e:
-        near = (
-            did_you_mean(path.name, [p.name for p in path.parent.glob("*.y*ml")]) if path.parent.is_dir() else "check the path"
-        )
-        raise ConfigError(f"config: expected a readable file, got {str(path)!r} ({e.strerror}); {near}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
-        where = " ".join(str(e).split())
-        raise ConfigError(f"config: expected YAML, got something else in {str(path)!r}: {where}; mend the file") from None
-    if values is not None and not isinstance(values, dict):
-        raise ConfigError(f"config: expected keys and values in {str(path)!r}, got {type(values).__name__}; write `rounds: 10`")
-    return values or {}
+        made = cls(**tidied(values, Schema(cls), "", found))
+    except ValidationError as e:
+        found = lines(e.errors(), Schema(cls)) | found
+    if found:
+        raise ConfigError(*found.values())
+    return made
 
 
-def _override(values: dict[str, Any], text: str) -> None:
-    key, equals, value = text.partition("=")
-    if not equals or not key:
-        raise ConfigError(f"--set: expected dotted.key=value, got {text!r}; write for example --set train.lr=0.001")
-    *parents, last = key.split(".")
-    for i, name in enumerate(parents):
-        if not isinstance(values.setdefault(name, {}), dict):
-            got = values[name]
-            raise ConfigError(f"{key}: expected a section at {'.'.join(parents[: i + 1])!r}, got {got!r}; drop one of the two")
-        values = values[name]
-    try:
-        parsed = yaml.safe_load(value) if value else None
-    except yaml.YAMLError:
-        raise ConfigError(f"{key}: expected a YAML value, got {value!r}; quote it") from None
-    values[last] = _number(parsed)
+def _opened(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, type], dict[str, str]]:
+    """Names of methods and partitions become values of the class in their file.
+
+    Gives the values, the classes by section, and what was wrong by dotted key; a default then stands in, so that the
+    other keys are looked at too.
+    """
+    found: dict[str, str] = {}
+    values = {**values, "plugins": _read_plugins(values, found)}
+    built = partial(_build, sources=values["plugins"], found=found)
+    values["algorithm"] = built("algorithm", values.get("algorithm"), {"name": "flex"})
+    chosen = {"algorithm": type(values["algorithm"])}
+    data = values.get("data")
+    if data is None or isinstance(data, Mapping):
+        partition = built("data.partition", (data or {}).get("partition"), {"name": "column", "column": "client"})
+        values["data"] = {**(data or {}), "partition": partition}
+        chosen["data.partition"] = type(partition)
+    elif isinstance(data, Data):
+        chosen["data.partition"] = type(data.partition)
+    return values, chosen, found
 
 
-def _number(value: Any) -> Any:
-    """YAML 1.1 reads 1e-3 as text; people who write it mean a number."""
-    if isinstance(value, str):
-        try:
-            return float(value) if any(c.isdigit() for c in value) else value
-        except ValueError:
-            return value
-    return value
-
-
-def _read_plugins(values: Mapping[str, Any]) -> dict[str, str]:
+def _read_plugins(values: Mapping[str, Any], found: dict[str, str]) -> dict[str, str]:
     """The source of every file that the raw values name, unless it came along already."""
-    named = {
-        "algorithm.name": _get(values, "algorithm", "name"),
-        "data.partition.name": _get(values, "data", "partition", "name"),
-        "model.family": _get(values, "model", "family"),
-    }
+    named = {key: _get(values, *key.split(".")) for key in ("algorithm.name", "data.partition.name", "model.family")}
+    named |= {f"{key}.name": name for key in FOLDERS if isinstance(name := _get(values, *key.split(".")), str)}
     metrics = _get(values, "evaluation", "metrics")
     named |= {f"evaluation.metrics.{i}": m for i, m in enumerate(metrics if isinstance(metrics, (list, tuple)) else ())}
-    plugins = dict(values.get("plugins") or {})
+    given = values.get("plugins") or {}
+    if not isinstance(given, Mapping):
+        found["plugins"] = f"plugins: expected none, got {given!r}; drop it, it is filled in by itself"
+    plugins = dict(given) if isinstance(given, Mapping) else {}
     for key, name in named.items():
         if isinstance(name, str) and folder.is_file(name) and name not in plugins:
-            plugins[name] = folder.read_source(name, key)
+            with _collected(found):
+                plugins[name] = folder.read_source(name, key)
     return plugins
 
 
@@ -209,20 +186,43 @@ def _get(value: Any, *path: str) -> Any:
     return value
 
 
-def _build(kind: str, given: Any, default: dict[str, Any], key: str, sources: Mapping[str, str]) -> Any:
+def _build(key: str, given: Any, default: dict[str, Any], sources: Mapping[str, str], found: dict[str, str]) -> Any:
     """The value of a class from a folder: `name` picks the file, the other keys are its fields."""
     if isinstance(given, (Algorithm, Partition)):
         return given
-    if isinstance(given, str):
-        given = {"name": given}
-    if not isinstance(given, Mapping):
-        raise ConfigError(f"{key}: expected a section with a name, got {given!r}; write `{key}: {{name: {default['name']}}}`")
-    given = {**default, **given}
-    cls = folder.load(kind, str(given.pop("name")), f"{key}.name", sources)
+    raw = {"name": given} if isinstance(given, str) else {} if given is None else given
+    with _collected(found):
+        if not isinstance(raw, Mapping):
+            raise expected(key, "a section with a name", given, f"write `{key}: {{name: {default['name']}}}`")
+        raw = raw if "name" in raw else {**default, **raw}
+        name = raw["name"]
+        if not isinstance(name, str):
+            raise expected(f"{key}.name", "a name or a path ending in .py", name, "see `flexray list`")
+        cls = folder.load(FOLDERS[key], name, f"{key}.name", sources)
+        return _filled(cls, {k: v for k, v in raw.items() if k != "name"}, key, found)
+    return _build(key, default, default, {}, {})
+
+
+def _filled(cls: type, values: Mapping[str, Any], key: str, found: dict[str, str]) -> Any:
+    """A class from a folder with these fields."""
+    schema, wrong = Schema(Experiment, {key: cls}), {}
     try:
-        return TypeAdapter(cls).validate_python({k: _number(v) for k, v in given.items()})
+        made = TypeAdapter(cls).validate_python(tidied(values, schema, key, wrong))
     except ValidationError as e:
-        raise as_config_error(e, cls, (key,)) from None
+        wrong = lines(e.errors(), schema, key) | wrong
+    if wrong:
+        raise ConfigError(*wrong.values())
+    return made
+
+
+@contextmanager
+def _collected(found: dict[str, str]) -> Iterator[None]:
+    """Problems are put with the others, by their dotted key, unless that has one already."""
+    try:
+        yield
+    except ConfigError as e:
+        for problem in e.problems:
+            found.setdefault(problem.partition(": ")[0], problem)
 
 
 def _named(value: Any) -> Any:
@@ -250,7 +250,7 @@ def combinations(x: Experiment) -> list[str]:
         found.append(f"seats: expected auto or at least 1, got {x.seats}; use 1 for one client per forward")
     if isinstance(x.seats, int) and x.seats > 1 and x.placement == "one_per_client":
         found.append(f"seats: expected 1 with `placement: one_per_client`, got {x.seats}; set placement to pooled")
-    if x.train.schedule == "constant" and "final_lr" in x.train.model_fields_set and x.train.final_lr != x.train.lr:
+    if x.train.schedule == "constant" and x.train.final_lr not in (Train().final_lr, x.train.lr):
         found.append(f"train.final_lr: expected none with `train.schedule: constant`, got {x.train.final_lr}; drop it")
     if x.train.schedule == "cosine" and x.train.final_lr > x.train.lr:
         found.append(
@@ -262,6 +262,10 @@ def combinations(x: Experiment) -> list[str]:
         )
     if isinstance(x.evaluation.clients, int) and x.evaluation.clients < 1:
         found.append(f"evaluation.clients: expected all, cohort or at least 1, got {x.evaluation.clients}; use all")
+    if not x.evaluation.metrics or len(set(x.evaluation.metrics)) < len(x.evaluation.metrics):
+        found.append(
+            f"evaluation.metrics: expected at least one, each once, got {list(x.evaluation.metrics)}; use [loss, exact_match]"
+        )
     if x.resources.backend == "inline" and x.resources.address != "local":
         found.append(
             f"resources.address: expected none with `resources.backend: inline`, got {x.resources.address!r}; drop one"
@@ -269,32 +273,12 @@ def combinations(x: Experiment) -> list[str]:
     return found
 
 
-def as_config_error(error: ValidationError, cls: type, prefix: tuple[str, ...] = ()) -> ConfigError:
-    """pydantic's findings in the house's form, one line each."""
-    lines = []
-    for e in error.errors():
-        cause = (e.get("ctx") or {}).get("error")
-        if isinstance(cause, ConfigError):
-            lines += cause.problems
-            continue
-        loc = [str(part) for part in e["loc"] if not str(part).startswith(("literal[", "function-", "constrained-"))]
-        key = ".".join((*prefix, *loc)) or "config"
-        if e["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-            lines.append(f"{key}: expected a known key, got an unknown one; {did_you_mean(loc[-1], _fields(cls, loc[:-1]))}")
-        else:
-            wanted = e["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-            lines.append(f"{key}: expected {wanted}, got {e['input']!r}; see `flexray list` or the config reference")
-    return ConfigError(*dict.fromkeys(lines))
-
-
-def _fields(cls: Any, path: list[str]) -> list[str]:
-    """Names of the keys at a path below a section's class."""
-    for name in path:
-        cls = _types(cls).get(name)
-    return list(_types(cls))
-
-
-def _types(cls: Any) -> dict[str, Any]:
-    if isinstance(cls, type) and issubclass(cls, BaseModel):
-        return {k: f.annotation for k, f in cls.model_fields.items()}
-    return {f.name: get_type_hints(cls)[f.name] for f in fields(cls)} if is_dataclass(cls) else {}
+def unknown_names(x: Experiment) -> list[str]:
+    """Names of folders' files that are not there, found without loading what they name."""
+    named = [("evaluation.metrics", "metrics", name) for name in x.evaluation.metrics]
+    named += [("model.family", "models/families", x.model.family)] if x.model.family != "auto" else []
+    return [
+        f"{key}: expected a known name or a path ending in .py, got {name!r}; {did_you_mean(name, known)}"
+        for key, kind, name in named
+        if not folder.is_file(name) and name not in (known := folder.listing(kind))
+    ]

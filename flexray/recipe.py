@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from flexray import config, folder
+from flexray import config, folder, raw
 from flexray.data import builtin
 from flexray.data.options import Columns, Data
 from flexray.data.prompts import Encoder, tokenise
@@ -85,13 +85,7 @@ class Recipe(config.Section):
 
 def load(path: Path | None, sets: tuple[str, ...] = ()) -> Recipe:
     """A recipe from a YAML file and overrides `dotted.key=value`."""
-    values = config.read_yaml(path) if path else {}
-    for text in sets:
-        config._override(values, text)
-    try:
-        recipe = Recipe(**values)
-    except ValidationError as e:
-        raise config.as_config_error(e, Recipe) from None
+    recipe = config.section(Recipe, raw.read(path, sets))
     if problems := list(_problems(recipe)):
         raise ConfigError(*problems)
     return recipe

@@ -38,6 +38,7 @@ class Partition(Entry, ABC):
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
+
     @abstractmethod
     def deal(self, rows: Rows, train: Rows, clients: int | None, seed: int) -> "dict[str, np.ndarray]":
         """Client name to the positions of its rows in `rows`, clients in a fixed order.

@@ -52,27 +52,28 @@ class _Facts:
     dtype: str
     transformers: str
     family: str
-    family_sources: dict[str, str]
+    plugins: dict[str, str]
     trust_remote_code: bool
     aliases: dict[str, str]
 
 
-def skeleton(model: Model, family_sources: Mapping[str, str] | None = None) -> Backbone:
+def skeleton(model: Model, plugins: Mapping[str, str] | None = None) -> Backbone:
     """The backbone without its weights, on the meta device: for plans and shapes."""
-    return _skeleton(model, checkpoint.locate(model, weights=False), family_sources)
+    return _skeleton(model, checkpoint.locate(model, weights=False), plugins)
 
 
-def prepare(model: Model, cache: Path, family_sources: Mapping[str, str] | None = None) -> Path:
+def prepare(model: Model, cache: Path, plugins: Mapping[str, str] | None = None) -> Path:
     """The folder in `cache` with the converted model; converts it if no process of this node has done so before."""
     from filelock import FileLock
 
     source = checkpoint.locate(model)
-    _skeleton(model, source, family_sources)
+    _skeleton(model, source, plugins)  # what cannot be used is refused before it is read
+    own = _own_family(model, plugins or {})
     cache.mkdir(parents=True, exist_ok=True)
-    target = cache / _key(model, source, cache, family_sources)
+    target = cache / _key(model, source, cache, own)
     with FileLock(f"{target}.lock"):
         if not target.exists():
-            _convert(model, source, target, family_sources)
+            _convert(model, source, target, own)
     return target
 
 
@@ -91,16 +92,16 @@ def load(folder: Path, device: str = "cpu") -> Backbone:
     assert not (left := weights.left_on_meta(model)), left
     where = torch.device(device)
     _use_experts(model, "grouped_mm" if where.type == "cuda" else experts.NAME)
-    return _backbone(model, choose_family(model.config, facts.family, facts.family_sources), where, facts.dtype)
+    return _backbone(model, choose_family(model.config, facts.family, facts.plugins), where, facts.dtype)
 
 
-def _skeleton(model: Model, source: Path, family_sources: Mapping[str, str] | None) -> Backbone:
+def _skeleton(model: Model, source: Path, plugins: Mapping[str, str] | None) -> Backbone:
     import torch
 
     config = checkpoint.read_config(model, source)
     with checkpoint.blaming(model, "a config that describes a model", "check config.json"):
         built = checkpoint.build(config, source, model.trust_remote_code, model.dtype)
-    return _backbone(built, choose_family(built.config, model.family, family_sources), torch.device("meta"), model.dtype)
+    return _backbone(built, choose_family(built.config, model.family, plugins), torch.device("meta"), model.dtype)
 
 
 def _backbone(model: nn.Module, family: Family, device: torch.device, dtype: str) -> Backbone:
@@ -120,15 +121,15 @@ def _use_experts(model: Any, name: str) -> None:
     assert found <= {name}, found
 
 
-def _convert(model: Model, source: Path, target: Path, family_sources: Mapping[str, str] | None) -> None:
+def _convert(model: Model, source: Path, target: Path, plugins: dict[str, str]) -> None:
     """Writes the folder beside its place and moves it there whole."""
     from flexray.models import weights
 
     making = target.with_name(f".{target.name}.{os.getpid()}")
     making.mkdir()
     try:
-        config = checkpoint.read_config(model, source)
-        whole = checkpoint.read_model(model, source, config)
+        whole = checkpoint.read_model(model, source, checkpoint.read_config(model, source))
+        choose_family(whole.config, model.family, plugins).blocks(whole)  # with values: sees more than the skeleton
         tensors, aliases = weights.unique(whole)
         weights.write(tensors, making / WEIGHTS)
         raw = json.loads((source / "config.json").read_text())
@@ -136,20 +137,27 @@ def _convert(model: Model, source: Path, target: Path, family_sources: Mapping[s
         (making / "config.json").write_text(json.dumps(raw))
         for code in source.glob("*.py") if model.trust_remote_code else ():
             shutil.copy(code, making)
-        facts = _Facts(model.dtype, _transformers(), model.family, dict(family_sources or {}), model.trust_remote_code, aliases)
+        facts = _Facts(model.dtype, _transformers(), model.family, plugins, model.trust_remote_code, aliases)
         (making / FACTS).write_text(json.dumps(asdict(facts)))
         making.rename(target)
     finally:
         shutil.rmtree(making, ignore_errors=True)
 
 
-def _key(model: Model, source: Path, cache: Path, family_sources: Mapping[str, str] | None) -> str:
+def _own_family(model: Model, plugins: Mapping[str, str]) -> dict[str, str]:
+    """The source of the family's file, where it is the user's own: by it other nodes have the same family."""
+    if not folders.is_file(model.family):
+        return {}
+    return {model.family: plugins.get(model.family) or folders.read_source(model.family, "model.family")}
+
+
+def _key(model: Model, source: Path, cache: Path, plugins: Mapping[str, str]) -> str:
     """A folder name that is another one whenever the converted folder would be."""
     files = [source / "config.json", *checkpoint.weight_files(model, source)]
     files += sorted(source.glob("*.py")) if model.trust_remote_code else []
-    sources = {name: folders.digest(text) for name, text in (family_sources or {}).items() if name == model.family}
-    says = [LAYOUT, model.dtype, _transformers(), model.family, sources, model.trust_remote_code]
-    says += [(f.name, _digest(f, cache)) for f in files]
+    options = [model.dtype, model.family, model.trust_remote_code]
+    sources = [folders.digest(text) for text in plugins.values()]
+    says = [LAYOUT, _transformers(), options, sources, [(f.name, _digest(f, cache)) for f in files]]
     return f"{json.loads(files[0].read_text()).get('model_type')}-{hashlib.sha256(json.dumps(says).encode()).hexdigest()[:16]}"
 
 

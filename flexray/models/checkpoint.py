@@ -10,6 +10,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from logging import CRITICAL
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from flexray.models.options import Model
 
 if TYPE_CHECKING:
     from torch import nn
-    from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers import PreTrainedConfig
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 INDEX = "model.safetensors.index.json"
@@ -60,7 +61,7 @@ def read_config(model: Model, folder: Path) -> PreTrainedConfig:
         return AutoConfig.from_pretrained(folder, trust_remote_code=model.trust_remote_code)
 
 
-def model_class(config: PreTrainedConfig, folder: Path, trusted: bool) -> type[PreTrainedModel]:
+def model_class(config: PreTrainedConfig, folder: Path, trusted: bool) -> Any:
     """The causal language model class of a config."""
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
     from transformers.dynamic_module_utils import get_class_from_dynamic_module
@@ -132,9 +133,9 @@ def _dequantize(model: Model, config: PreTrainedConfig) -> Any:
 
 
 def _known(model_type: str | None) -> bool:
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+    from transformers import CONFIG_MAPPING
 
-    return model_type in CONFIG_MAPPING_NAMES
+    return model_type in CONFIG_MAPPING
 
 
 def _json(path: Path, model: Model) -> dict[str, Any]:
@@ -174,7 +175,7 @@ def quiet() -> Iterator[None]:
     from transformers.utils import logging
 
     level, bars, hub_bars = logging.get_verbosity(), logging.is_progress_bar_enabled(), are_progress_bars_disabled()
-    logging.set_verbosity(logging.CRITICAL)
+    logging.set_verbosity(CRITICAL)
     logging.disable_progress_bar()
     disable_progress_bars()
     try:

@@ -5,6 +5,8 @@ Shape suffixes: D width, E experts, I expert width.
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from flexray.errors import ConfigError, expected
@@ -28,7 +30,7 @@ def is_experts(module: nn.Module) -> bool:
     return all(hasattr(module, flag) for flag in FLAGS)
 
 
-def experts_shape(experts: nn.Module) -> tuple[int, int, int]:
+def experts_shape(experts: Any) -> tuple[int, int, int]:
     """(E, D, I) of an experts module, whatever its layout."""
     E, first, second = experts.down_proj.shape
     return (E, second, first) if experts.is_transposed else (E, first, second)

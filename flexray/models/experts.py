@@ -7,8 +7,10 @@ Shape suffixes: D width, E experts, N flat tokens, k experts per token, S = N·k
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 NAME = "flexray"
 """The name under which transformers knows this forward."""
@@ -24,7 +26,7 @@ def register() -> None:
     ALL_EXPERTS_FUNCTIONS.register(NAME, experts_forward)
 
 
-def experts_forward(self: nn.Module, hidden_ND: Tensor, index_Nk: Tensor, weight_Nk: Tensor) -> Tensor:
+def experts_forward(self: Any, hidden_ND: Tensor, index_Nk: Tensor, weight_Nk: Tensor) -> Tensor:
     """The weighted sum over each token's experts, [N, D]; an index from E on stands for no expert."""
     N, k = index_Nk.shape
     expert_S, order_S = index_Nk.flatten().sort(stable=True)
@@ -37,7 +39,7 @@ def experts_forward(self: nn.Module, hidden_ND: Tensor, index_Nk: Tensor, weight
     return (y_NkD * weight_Nk[..., None]).sum(1).to(hidden_ND.dtype)
 
 
-def _all_experts(self: nn.Module, x_SD: Tensor, runs: Runs) -> Tensor:
+def _all_experts(self: Any, x_SD: Tensor, runs: Runs) -> Tensor:
     """Each expert over its own rows, [S, D]."""
     name = "gate_up_proj" if self.has_gate else "up_proj"
     inner = _linear(self, name, x_SD, runs)
@@ -45,7 +47,7 @@ def _all_experts(self: nn.Module, x_SD: Tensor, runs: Runs) -> Tensor:
     return self.post_expert_norm(out_SD) if getattr(self, "has_post_expert_norm", False) else out_SD
 
 
-def _linear(self: nn.Module, name: str, x: Tensor, runs: Runs) -> Tensor:
+def _linear(self: Any, name: str, x: Tensor, runs: Runs) -> Tensor:
     weight = getattr(self, name)
     bias = getattr(self, f"{name}_bias") if self.has_bias else None
     assert not weight.requires_grad, "this forward is for frozen experts: it computes no gradient of their weights"

@@ -86,11 +86,11 @@ class Family(Entry, ABC):
         return block_notes(model, self.blocks(model)) + attention_notes(model, targets, self.roles)
 
 
-def choose_family(config: Any, name: str = "auto", sources: Mapping[str, str] | None = None) -> Family:
+def choose_family(config: Any, name: str = "auto", plugins: Mapping[str, str] | None = None) -> Family:
     """The family of a transformers config: by its `model_type`, or by name (a name of `families/` or a .py file)."""
     if name == "auto":
         return next((f() for f in _known() if config.model_type in f.model_types), _general())
-    found = folder.load("models/families", name, "model.family", sources)
+    found = folder.load("models/families", name, "model.family", plugins)
     if found.model_types and config.model_type not in found.model_types:
         wanted = " or ".join(found.model_types)
         raise expected("model.family", f"a family of {config.model_type!r} models", f"{name} (of {wanted})", "set it to auto")

@@ -46,7 +46,9 @@ def any_config(base: str, vocabulary: int, eos: int, changes: Mapping[str, Any])
         raise expected(f"model.fields.{name}", "a field of the model's config", changes[name], did_you_mean(name, known))
     if not getattr(found, "num_experts_per_tok", None):
         mend = "choose one with experts"
-        raise expected("model.base", "a Mixture-of-Experts model with num_experts_per_tok", found.model_type, mend)
+        raise expected("model.base", "a Mixture-of-Experts model", found.model_type, mend)
+    if "num_hidden_layers" in changes:
+        known.pop("layer_types", None)  # one entry a layer: made anew
     fitted = {"vocab_size": vocabulary, "eos_token_id": eos, "pad_token_id": eos}
     try:
         return type(found).from_dict({**known, **fitted, **changes})

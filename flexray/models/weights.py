@@ -81,7 +81,7 @@ def write(tensors: dict[str, Tensor], path: Path) -> None:
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name in order:
-            file.write(tensors[name].detach().contiguous().reshape(-1).view(torch.uint8).numpy())
+            tensors[name].detach().contiguous().reshape(-1).view(torch.uint8).numpy().tofile(file)
 
 
 def read(path: Path, device: str = "cpu") -> dict[str, Tensor]:

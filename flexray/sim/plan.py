@@ -10,6 +10,7 @@ from typing import Any
 
 from flexray.config import Experiment
 from flexray.data.clients import Client
+from flexray.data.corpus import Corpus
 from flexray.data.prepare import prepare as prepare_data
 from flexray.models import backbone as backbones
 from flexray.models import checkpoint
@@ -87,7 +88,7 @@ def prepare(x: Experiment, there: Mapping[str, float], private: Path) -> tuple[J
         private=owned,
         bytes_one_way=job.wire.bytes,
         bytes_backbone=skeleton.bytes,
-        bytes_per_actor=PROCESS_BYTES + layout.seats * (16 * (shared + owned) + _activations(x, skeleton)),
+        bytes_per_actor=PROCESS_BYTES + layout.seats * (16 * (shared + owned) + _activations(x, skeleton, _longest(job))),
         notes=(*data.notes, *skeleton.family.notes(skeleton.model, _targets(x))),
     )
     return job, plan
@@ -108,11 +109,16 @@ def _targets(x: Experiment) -> tuple[str, ...]:
     return tuple(t for p in x.algorithm.parts for t in getattr(p.config, "targets", ()))
 
 
-def _activations(x: Experiment, skeleton: Backbone) -> int:
-    """Rough bytes that one client's training step keeps for its backward, at full length, plus the logits."""
+def _longest(job: Job) -> int:
+    """Tokens of the longest row."""
+    return int(Corpus(job.corpus).lengths.max())
+
+
+def _activations(x: Experiment, skeleton: Backbone, longest: int) -> int:
+    """Rough bytes that one client's training step keeps for its backward, its rows as long as the longest, plus the logits."""
     c: Any = skeleton.model.config
     size = skeleton.dtype.itemsize
-    tokens = x.train.batch * x.data.max_length
+    tokens = x.train.batch * longest
     width, k = c.hidden_size, getattr(c, "num_experts_per_tok", 2)
     expert = max((b.expert_width for b in skeleton.blocks), default=0)
     return tokens * (c.num_hidden_layers * (24 * width + (k + 1) * (width + 5 * expert)) * size + 12 * c.vocab_size)

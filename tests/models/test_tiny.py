@@ -69,7 +69,7 @@ def test_wrong_fields_and_bases_are_config_errors(tmp_path):
         ConfigError, match=r"model.fields.hiden_size: expected a field .*, got 64; did you mean 'hidden_size'\?"
     ):
         tiny.any_config("tiny", 333, 7, {"hiden_size": 64})
-    with pytest.raises(ConfigError, match="model.fields: expected values that the config accepts"):
+    with pytest.raises(ConfigError, match=r"model.fields: expected values that the config accepts"):
         tiny.any_config("tiny", 333, 7, {"hidden_size": "wide"})
     with pytest.raises(ConfigError, match=r"model.base: expected tiny, a folder or a hub id with a config.json"):
         tiny.any_config(str(tmp_path), 333, 7, {})
@@ -79,5 +79,5 @@ def test_a_dense_model_is_refused(tmp_path):
     from transformers import LlamaConfig
 
     LlamaConfig(hidden_size=32).save_pretrained(tmp_path)
-    with pytest.raises(ConfigError, match="model.base: expected a Mixture-of-Experts model, got 'llama'"):
+    with pytest.raises(ConfigError, match=r"model.base: expected a Mixture-of-Experts model, got 'llama'"):
         tiny.any_config(str(tmp_path), 333, 7, {})

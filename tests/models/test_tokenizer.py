@@ -30,7 +30,9 @@ def test_any_text_goes_there_and_back(built_in, text):
     assert built_in.decode(built_in.encode([text])) == [text]
 
 
-@pytest.mark.parametrize("text", ["", " ", "\r\n\t ", "naïve 東京 🙂‍↔️", "\x00\x7f", "12345", "### Response:", ALPACA, "<|en d|>"])
+@pytest.mark.parametrize(
+    "text", ["", " ", "\r\n\t ", "naïve 東京 🙂‍↔️", "\x00\x7f", "12345", "### Response:", ALPACA, "<|en d|>"]
+)
 def test_awkward_texts_too(built_in, small, text):
     assert built_in.decode(built_in.encode([text])) == [text]
     assert Tokenizer(small).decode(Tokenizer(small).encode([text])) == [text]
@@ -47,7 +49,9 @@ def test_special_tokens_are_left_out_of_decoded_text(built_in):
 
 def test_the_prompt_around_a_row_costs_next_to_nothing(built_in):
     asked = {"instruction": "Add 2 and 3.", "input": "x"}
-    bare, plain, long = map(len, built_in.encode([asked["instruction"], ALPACA.format(**asked), ALPACA_WITH_INPUT.format(**asked)]))
+    bare, plain, long = map(
+        len, built_in.encode([asked["instruction"], ALPACA.format(**asked), ALPACA_WITH_INPUT.format(**asked)])
+    )
     assert plain == bare + 3
     assert long == bare + 4 + 1
 
@@ -69,7 +73,9 @@ def test_no_chat_template_is_a_config_error(small, tmp_path):
     inner = PreTrainedTokenizerFast.from_pretrained(small)
     inner.chat_template = None
     inner.save_pretrained(tmp_path)
-    with pytest.raises(ConfigError, match=r"data.prompt: expected a tokenizer with a chat template .*; set data.prompt to alpaca"):
+    with pytest.raises(
+        ConfigError, match=r"data.prompt: expected a tokenizer with a chat template .*; set data.prompt to alpaca"
+    ):
         Tokenizer(tmp_path).chat([{"role": "user", "content": "Hi"}])
 
 

@@ -1,0 +1,99 @@
+"""The peers of `throughput.py` in processes of their own, which stay up and wait between their turns."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+from time import perf_counter
+from typing import Any
+
+from benchmarks.plain import State, Work
+
+
+class Process:
+    """A fresh process with so many threads and one model."""
+
+    def __init__(self, works: Sequence[Work], threads: int, experts: str):
+        context = multiprocessing.get_context("spawn")
+        self._here, there = context.Pipe()
+        self._process = context.Process(target=_serve, args=(there, threads), daemon=True)
+        self._process.start()
+        there.close()
+        self.ask(list(works), experts)
+
+    def send(self, *message: Any) -> None:
+        self._here.send(message)
+
+    def receive(self) -> Any:
+        return self._here.recv()
+
+    def ask(self, *message: Any) -> Any:
+        self.send(*message)
+        return self.receive()
+
+    def close(self) -> None:
+        self._here.close()
+        self._process.join()
+
+
+def _serve(pipe: Connection, threads: int) -> None:
+    """Builds the model once, then trains as often as asked: (kind, rounds) to (seconds, result), until the pipe closes."""
+    import torch
+
+    from benchmarks import plain, sequential
+
+    torch.set_num_threads(threads)
+    works, experts = pipe.recv()
+    if experts == "flexray":
+        from flexray.models.experts import register
+
+        register()
+    model = plain.Model(works[0], experts)
+    pipe.send(None)
+    while True:
+        try:
+            kind, rounds = pipe.recv()
+        except EOFError:
+            return
+        model.load(works[0].start)
+        started = perf_counter()
+        if kind == "independent":
+            plain.train(model, works[0], rounds)
+            result: Any = model.dump()
+        else:
+            result = sequential.federate(model, works, rounds)
+        pipe.send((perf_counter() - started, result))
+
+
+class Independent:
+    """One single-thread process per client; a run takes as long as the slowest."""
+
+    def __init__(self, works: Sequence[Work], experts: str):
+        self._processes = [Process([work], 1, experts) for work in works]
+
+    def run(self, rounds: int) -> tuple[float, list[State]]:
+        """Seconds, and every client's state."""
+        for process in self._processes:
+            process.send("independent", rounds)
+        given = [process.receive() for process in self._processes]
+        return max(seconds for seconds, _ in given), [state for _, state in given]
+
+    def close(self) -> None:
+        for process in self._processes:
+            process.close()
+
+
+class Sequential:
+    """One process for everything, with all threads."""
+
+    def __init__(self, works: Sequence[Work], experts: str):
+        self._process = Process(works, len(os.sched_getaffinity(0)), experts)
+
+    def run(self, rounds: int) -> tuple[float, tuple[State, list[State]]]:
+        """Seconds, and the shared state and every client's own."""
+        return self._process.ask("sequential", rounds)
+
+    def close(self) -> None:
+        self._process.close()

@@ -1,0 +1,5 @@
+"""`python -m flexray`."""
+
+from flexray.cli import app
+
+app()

@@ -1,0 +1,89 @@
+"""Raw config values: a YAML file, and overrides laid over it."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from flexray.errors import ConfigError, did_you_mean
+
+NAMED = ("algorithm", "data.partition")
+"""Sections that may be written as their name alone."""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML whose only truth values are true and false (`off` and `no` are text), without dates, and no key given twice."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 (the name is PyYAML's)
+        first: [r for r in found if not r[0].endswith("timestamp") and (first in "tTfF" or not r[0].endswith("bool"))]
+        for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[Hashable] = set()
+        for key in (key for key, _ in node.value if isinstance(key.value, str)):
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key.value!r} is there twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def read(path: Path | None, sets: tuple[str, ...] = ()) -> dict[str, Any]:
+    """A YAML file's values (none: no values), with `dotted.key=value` overrides, whose values are YAML too."""
+    values = read_yaml(path) if path else {}
+    for text in sets:
+        override(values, text)
+    return values
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file that holds a mapping."""
+    try:
+        values = _parse(path.read_text(encoding="utf-8"))
+    except OSError as e:
+        raise ConfigError(f"config: expected a readable file, got {str(path)!r} ({e.strerror}); {_near(path)}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as e:
+        where = " ".join(str(e).replace('in "<unicode string>", ', "").split())
+        raise ConfigError(f"config: expected YAML, got something else in {str(path)!r}: {where}; mend the file") from None
+    if values is not None and not isinstance(values, dict):
+        raise ConfigError(f"config: expected keys and values in {str(path)!r}, got {type(values).__name__}; write `rounds: 10`")
+    return {str(key): value for key, value in (values or {}).items()}
+
+
+def override(values: dict[str, Any], text: str) -> None:
+    """Lay one `dotted.key=value` over the values, in place."""
+    dotted, equals, value = text.partition("=")
+    if not equals or not dotted:
+        raise ConfigError(f"--set: expected dotted.key=value, got {text!r}; write for example --set train.lr=0.001")
+    *parents, last = dotted.strip().split(".")
+    for i in range(len(parents)):
+        values = _below(values, parents[: i + 1], dotted)
+    try:
+        values[last] = _parse(value)
+    except yaml.YAMLError:
+        raise ConfigError(f"{dotted}: expected a YAML value, got {value!r}; quote it") from None
+
+
+def _below(values: dict[str, Any], path: list[str], dotted: str) -> dict[str, Any]:
+    """The section at the end of the path, made if it is not there."""
+    section = values.get(path[-1])
+    if isinstance(section, str) and ".".join(path) in NAMED:
+        section = {"name": section}
+    if not isinstance(section, dict) and section is not None:
+        at = ".".join(path)
+        raise ConfigError(f"{dotted}: expected a section at {at!r}, got {section!r}; drop one of the two")
+    values[path[-1]] = section or {}
+    return values[path[-1]]
+
+
+def _parse(text: str) -> Any:
+    return yaml.load(text, _Loader)
+
+
+def _near(path: Path) -> str:
+    """The YAML files beside the one that is not there."""
+    names = [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
+    return did_you_mean(path.name, names) if names else "check the path"
