@@ -125,6 +125,8 @@ def _convert(model: Model, source: Path, target: Path, plugins: dict[str, str]) 
     """Writes the folder beside its place and moves it there whole."""
     from flexray.models import weights
 
+    for left in target.parent.glob(f".{target.name}.*"):  # by a process that was killed: we hold the lock
+        shutil.rmtree(left)
     making = target.with_name(f".{target.name}.{os.getpid()}")
     making.mkdir()
     try:

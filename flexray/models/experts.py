@@ -35,7 +35,7 @@ def experts_forward(self: Any, hidden_ND: Tensor, index_Nk: Tensor, weight_Nk: T
     runs = _runs(expert_S, len(self.down_proj))
     x_SD = _Spread.apply(hidden_ND, order_S, inverse_S, k)
     y_SD = _all_experts(self, x_SD, runs)
-    y_NkD = _Reorder.apply(y_SD, inverse_S, order_S).view(N, k, -1)
+    y_NkD = _Reorder.apply(y_SD, inverse_S, order_S).view(N, k, y_SD.shape[1])
     return (y_NkD * weight_Nk[..., None]).sum(1).to(hidden_ND.dtype)
 
 
@@ -95,7 +95,7 @@ class _Spread(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_SD):  # pyright: ignore[reportIncompatibleMethodOverride]
         (inverse_S,) = ctx.saved_tensors
-        return grad_SD.index_select(0, inverse_S).view(-1, ctx.k, grad_SD.shape[1]).sum(1), None, None, None
+        return grad_SD.index_select(0, inverse_S).unflatten(0, (len(inverse_S) // ctx.k, ctx.k)).sum(1), None, None, None
 
 
 class _Reorder(torch.autograd.Function):

@@ -138,9 +138,7 @@ def test_the_rate_of_private_parts_falls_in_proportion(small):
 
 @pytest.mark.parametrize("mode", ["off", "open", "mix", "route"])
 def test_every_gate_mode_trains_what_it_has(small, tmp_path, mode):
-    x = small(
-        algorithm={"name": "flex", "gate": {"mode": mode, "init": "closed"}, "graft": {"start": "copy", "calibration_rows": 2}}
-    )
+    x = small(algorithm={"name": "flex", "gate": {"mode": mode}, "graft": {"start": "copy", "calibration_rows": 2}})
     backbone, _, _, trainer = world(x, tmp_path)
     start = widen(start_of(x.algorithm, backbone, x.seed), 1) | trainer.fresh(x.algorithm.private)
     after = trainer.fit(start)

@@ -1,0 +1,148 @@
+"""A run from start to end: what it leaves behind, when it scores, how it fails."""
+
+import json
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from safetensors.torch import load_file
+
+from flexray import api
+from flexray.config import Experiment
+from flexray.errors import ConfigError, RunError
+from flexray.sim.plan import prepare
+from flexray.sim.run import Evaluated, Finished, Progress, RoundDone, Started
+
+CPU4 = {"CPU": 4.0}
+
+
+@pytest.fixture(scope="module")
+def events_and_run(small, tmp_path_factory):
+    events = []
+    run = api.simulate(small(rounds=3, evaluation={"every": 2}), tmp_path_factory.mktemp("runs") / "run", watch=events.append)
+    return events[1:], run
+
+
+def test_the_run_folder_holds_all_that_is_promised(events_and_run):
+    _, run = events_and_run
+    files = {f.name for f in run.path.iterdir()}
+    assert files == {
+        "config.yaml", "versions.json", "clients.json", "rounds.parquet", "clients.parquet", "evaluations.parquet",
+        "server.safetensors", "private", "summary.json",
+    }  # fmt: skip
+    assert len(list((run.path / "private").iterdir())) == 3
+
+
+def test_the_resolved_config_is_the_experiment_with_auto_settled(events_and_run):
+    _, run = events_and_run
+    x = Experiment(**yaml.safe_load((run.path / "config.yaml").read_text()))
+    assert x.placement == "one_per_client"
+    assert x.seats == 1
+    assert x.rounds == 3
+
+
+def test_the_summary_has_every_client_in_three_views(events_and_run):
+    _, run = events_and_run
+    summary = json.loads((run.path / "summary.json").read_text())
+    assert summary == run.summary == api.load_run(run.path).summary
+    assert [c["client"] for c in summary["clients"]] == ["client-0", "client-1", "client-2"]
+    for client in summary["clients"]:
+        for view in ("base", "shared", "personal"):
+            assert client[view]["loss"] > 0
+            assert 0 <= client[view]["exact_match"] <= 1
+
+
+def test_bytes_are_those_of_the_vectors_that_crossed(events_and_run):
+    _, run = events_and_run
+    numbers = sum(t.numel() for t in load_file(run.path / "server.safetensors").values())
+    assert run.summary["bytes"] == {"up": 3 * 3 * 4 * numbers, "down": 3 * 3 * 4 * numbers}  # rounds · clients · float32
+
+
+def test_tables(events_and_run):
+    _, run = events_and_run
+    assert pq.read_table(run.path / "rounds.parquet").column("round").to_pylist() == [0, 1, 2]
+    clients = run.clients()
+    assert set(clients[0]) == {"round", "client", "name", "view", "metric", "value"}
+    assert {(r["round"], r["view"]) for r in clients} == {
+        (0, "base"), (0, "shared"), (0, "personal"), (2, "shared"), (2, "personal"), (3, "shared"), (3, "personal"),
+    }  # fmt: skip
+
+
+def test_at_the_identity_start_all_views_are_the_frozen_base(events_and_run):
+    _, run = events_and_run
+    first = {(r["client"], r["view"], r["metric"]): r["value"] for r in run.clients() if r["round"] == 0}
+    for (client, _, metric), value in first.items():
+        assert value == first[client, "base", metric]
+
+
+def test_events_tell_the_whole_story_in_order(events_and_run):
+    events, _ = events_and_run
+    kinds = [type(e) for e in events]
+    assert kinds[0] is Started
+    assert kinds[-1] is Finished
+    assert kinds.count(RoundDone) == 3
+    assert kinds.count(Progress) == 9
+    assert [e.round for e in events if isinstance(e, Evaluated)] == [0, 2, 3]
+
+
+@pytest.mark.parametrize(("who", "scored"), [("all", 3), ("cohort", 1), (2, 2)])
+def test_who_is_scored_in_between_and_all_at_the_end(small, tmp_path, who, scored):
+    events = []
+    x = small(cohort=1, evaluation={"clients": who, "every": 1}, rounds=1)
+    api.simulate(x, tmp_path / "run", watch=events.append)
+    assert [e.clients for e in events if isinstance(e, Evaluated)] == [scored, 3]
+
+
+def test_a_client_that_never_took_part_is_served_its_start(small, tmp_path):
+    run = api.simulate(small(cohort=1, rounds=1), tmp_path / "run")
+    assert len(run.summary["clients"]) == 3
+    assert len(list((run.path / "private").iterdir())) == 3
+
+
+def test_a_failing_client_is_named_with_its_round_and_the_way_on(small, tmp_path):
+    x = small(train={"lr": 1e30, "final_lr": 1e30, "optimizer": "sgd", "clip": None, "steps": 3, "batch": 2})
+    with pytest.raises(RunError, match=r"round 0, client client-0: FloatingPointError.*\n.*flexray simulate --resume") as e:
+        api.simulate(x, tmp_path / "run")
+    assert "train.lr" in str(e.value)
+    assert not (tmp_path / "run" / "summary.json").exists()
+
+
+def test_a_folder_in_use_is_refused(small, tmp_path):
+    (tmp_path / "thing").write_text("mine")
+    with pytest.raises(ConfigError, match="--out: expected a new or empty folder"):
+        api.simulate(small(), tmp_path)
+    with pytest.raises(ConfigError, match="--out: expected a folder, got the file"):
+        api.simulate(small(), tmp_path / "thing")
+    with pytest.raises(ConfigError, match="--resume: expected a run folder"):
+        api.resume(tmp_path)
+
+
+def test_wrong_input_leaves_nothing_behind(small, tmp_path):
+    with pytest.raises(ConfigError):
+        api.simulate(small(model={"path": str(tmp_path / "no-model")}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_finished_run_may_be_resumed_to_the_same_end(small, tmp_path):
+    run = api.simulate(small(rounds=1), tmp_path / "run")
+    again = api.resume(tmp_path / "run")
+    assert again.summary["clients"] == run.summary["clients"]
+
+
+def test_a_users_method_travels_with_the_job(small, tmp_path):
+    mine = tmp_path / "mine.py"
+    mine.write_text(
+        "from dataclasses import dataclass\n"
+        "from flexray.algorithm import Algorithm, Lora, Part\n\n\n"
+        "@dataclass(frozen=True)\nclass Mine(Algorithm):\n    rank: int = 2\n\n"
+        "    @property\n    def parts(self):\n        return (Part('lora', 'lora', 'shared', Lora(rank=self.rank)),)\n\n"
+        "    def client(self, trainer, sent, mine):\n        return self.divide(trainer.fit(sent.weights, steps=1))\n"
+    )
+    x = small(algorithm={"name": str(mine), "rank": 3}, rounds=1)
+    mine.unlink()
+    run = api.simulate(x, tmp_path / "run")
+    assert run.summary["algorithm"] == str(mine)
+    assert len(json.loads((run.path / "versions.json").read_text())["files_sha256"][str(mine)]) == 64
+    assert api.resume(run.path).summary["clients"] == run.summary["clients"]
+    job, _ = prepare(x, CPU4, tmp_path)
+    assert {s[0] for n, s in job.shapes.items() if n.endswith("/a")} == {3}
