@@ -4,41 +4,43 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from types import TracebackType
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 app = typer.Typer(
     help="Federated fine-tuning of Mixture-of-Experts language models with personal experts, simulated on Ray.",
     no_args_is_help=True,
-    add_completion=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,
 )
 
-Config = Annotated[Path | None, typer.Argument(help="A YAML file. Without one: the embedded default.", show_default=False)]
-Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a dotted key; repeatable.")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout and nothing else.")]
+Config = Annotated[Path | None, typer.Argument(help="A YAML file; without one the embedded default.", show_default=False)]
+Sets = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a dotted key, such as train.lr=0.001.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Show Ray's own output, and tracebacks of failures.")]
 
-WRONG_INPUT, FAILED, INTERRUPTED = 2, 1, 130
+FAILED, WRONG_INPUT, INTERRUPTED = 1, 2, 130
 
 
 @app.command()
 def simulate(
     config: Config = None,
     sets: Sets = None,
-    out: Annotated[Path | None, typer.Option(help="The run folder; default: runs/<time>-<algorithm>-s<seed>.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The run folder; runs/TIME-ALGORITHM-SEED by default.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print the run folder's path and nothing else.")] = False,
     as_json: Json = False,
-    verbose: Annotated[bool, typer.Option("--verbose", help="Show Ray's own output, and tracebacks of failures.")] = False,
+    verbose: Verbose = False,
 ) -> None:
-    """Run a federated simulation: plan, rounds, scores per client, run folder."""
-    with _failures(verbose, out or resume):
-        from flexray import api, display
+    """Run a federated simulation, from the plan to the scores of every client."""
+    with _Answering(verbose) as answering:
         from flexray.config import load
         from flexray.errors import ConfigError
 
@@ -46,27 +48,42 @@ def simulate(
             raise ConfigError(
                 "--resume: expected no config, --set or --out beside it, got some; a run goes on as it was started"
             )
+        if quiet and as_json:
+            raise ConfigError("--quiet: expected it without --json, got both; drop one of the two")
         experiment = None if resume else load(config, tuple(sets or ()))
-        folder = resume or out or api.new_folder(experiment)
-        with display.live(quiet=quiet or as_json) as watch:
-            run = api.resume(resume, watch, verbose) if resume else api.simulate(experiment, folder, watch=watch, verbose=verbose)
-        if as_json:
-            print(display.as_json(run.summary | {"path": str(run.path)}))
-        elif quiet:
-            print(run.path)
-        else:
-            display.finished(run)
+        console = _console(err=as_json, quiet=quiet)
+        with console.status("loading"):
+            from flexray import api
+            from flexray.report import live, messages, scores
+        with live.watching(console) as watch:
+            if experiment is None:
+                answering.folder = resume
+                run = api.resume(str(resume), watch, verbose)
+            else:
+                answering.folder = out or api.new_folder(experiment)
+                run = api.simulate(experiment, answering.folder, watch=watch, verbose=verbose)
+        console.print(scores.summary(run.summary, console), highlight=False)
+        console.print(f"run    {run.path}", soft_wrap=True, highlight=False)
+        if quiet or as_json:
+            print(messages.as_json({**run.summary, "path": str(run.path)}) if as_json else run.path)
 
 
 @app.command()
-def plan(config: Config = None, sets: Sets = None, as_json: Json = False) -> None:
+def plan(config: Config = None, sets: Sets = None, as_json: Json = False, verbose: Verbose = False) -> None:
     """Show what a run would be, without running it."""
-    with _failures():
-        from flexray import api, display
+    with _Answering(verbose):
         from flexray.config import load
 
-        found = api.make_plan(load(config, tuple(sets or ())))
-        print(display.as_json(display.plan_facts(found))) if as_json else display.plan(found)
+        experiment, console = load(config, tuple(sets or ())), _console(quiet=as_json)
+        with console.status("planning"):
+            from flexray import api
+            from flexray.report import messages
+            from flexray.report import plan as report
+
+            found = api.make_plan(experiment)
+        report.show(found, console)
+        if as_json:
+            print(messages.as_json(report.facts(found)))
 
 
 @app.command()
@@ -75,43 +92,58 @@ def partition(
     sets: Sets = None,
     out: Annotated[Path, typer.Option(help="Where the picture goes.")] = Path("partition.png"),
     as_json: Json = False,
+    verbose: Verbose = False,
 ) -> None:
-    """Show who gets which rows: a table and a picture."""
-    with _failures():
-        from flexray import api, display
+    """Show who gets which rows, as a table and a picture."""
+    with _Answering(verbose):
         from flexray.config import load
-        from flexray.report import partition as report
 
-        clients = api.make_plan(load(config, tuple(sets or ()))).clients
-        report.draw(clients, out)
-        print(display.as_json(report.facts(clients) | {"picture": str(out)})) if as_json else display.clients(clients, out)
+        experiment, console = load(config, tuple(sets or ())), _console(quiet=as_json)
+        with console.status("dealing"):
+            from flexray.report import messages
+            from flexray.report import partition as report
+
+            report.check_picture(out)
+            dealt = report.deal(experiment)
+            report.draw(dealt.clients, out)
+        report.show(dealt, console)
+        console.print(f"picture: {out}", soft_wrap=True, highlight=False)
+        if as_json:
+            print(messages.as_json({**report.facts(dealt), "picture": str(out)}))
 
 
 @app.command("list")
-def list_(kind: Annotated[str | None, typer.Argument(help="algorithms, partitions, families or metrics.")] = None) -> None:
+def list_(
+    kind: Annotated[
+        str | None, typer.Argument(help="algorithms, partitions, families or metrics; all of them by default.")
+    ] = None,
+) -> None:
     """List algorithms, partitions, model families and metrics."""
-    with _failures():
-        from flexray import display, folder
-        from flexray.errors import ConfigError, did_you_mean
+    with _Answering():
+        from flexray import folder
+        from flexray.errors import did_you_mean, expected
+        from flexray.report import messages
 
         kinds = {path.rpartition("/")[2]: path for path in folder.BASES}
         if kind is not None and kind not in kinds:
-            raise ConfigError(f"list: expected a kind of thing, got {kind!r}; {did_you_mean(kind, kinds)}")
-        display.listing({k: folder.listing(path) for k, path in kinds.items() if kind in (None, k)})
+            raise expected("list", "a kind of thing", kind, did_you_mean(kind, kinds))
+        messages.listing({k: folder.listing(path) for k, path in kinds.items() if kind in (None, k)}, _console())
 
 
 @app.command()
 def pretrain(
-    config: Annotated[Path, typer.Argument(help="A YAML recipe, such as configs/tiny.yaml.")],
-    out: Annotated[Path, typer.Option(help="The folder of the new model.")],
+    config: Annotated[Path, typer.Argument(help="A YAML recipe, such as configs/tiny.yaml.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="The folder of the new model.", show_default=False)],
     sets: Sets = None,
-    verbose: Annotated[bool, typer.Option("--verbose", help="Show Ray's own output, and tracebacks of failures.")] = False,
+    workers: Annotated[int | None, typer.Option(help="Ray Train's workers; the same as --set resources.workers=N.")] = None,
+    verbose: Verbose = False,
 ) -> None:
     """Train a base model from scratch on a corpus, through Ray Train."""
-    with _failures(verbose):
+    with _Answering(verbose):
         from flexray.pretrain import run
 
-        run(config, tuple(sets or ()), out)
+        more = () if workers is None else (f"resources.workers={workers}",)
+        run(config, (*(sets or ()), *more), out)
 
 
 def _version(wanted: bool) -> None:
@@ -129,33 +161,62 @@ def main(
     """Options of the command line itself."""
 
 
-@contextmanager
-def _failures(verbose: bool = False, folder: Path | None = None) -> Iterator[None]:
-    """Wrong input exits with 2, a failure with 1, Ctrl-C with 130: one screen on stderr, no traceback unless asked for."""
-    from flexray.errors import ConfigError, RunError
+def _console(err: bool = False, quiet: bool = False) -> Console:
+    from rich.console import Console
 
-    try:
-        yield
-    except ConfigError as e:
-        _leave("Wrong input:\n" + "\n".join(f"  {problem}" for problem in e.problems), WRONG_INPUT)
-    except RunError as e:
-        if verbose:
-            raise
-        _leave(f"The run failed.\n  {e}", FAILED)
-    except KeyboardInterrupt:
-        go_on = f"; go on with `flexray simulate --resume {folder}`" if folder else ""
-        _leave(f"Stopped{go_on}.", INTERRUPTED)
-    except BrokenPipeError:
+    return Console(stderr=err, quiet=quiet)
+
+
+class _Answering:
+    """What went wrong becomes one screen on stderr and an exit code; `folder` is the run's, once it is known."""
+
+    def __init__(self, verbose: bool = False):
+        self.verbose, self.folder = verbose, None
+
+    def __enter__(self) -> _Answering:
+        self.folder: Path | None = None
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is None:
+            try:
+                sys.stdout.flush()
+            except BrokenPipeError as e:
+                self._nobody_listens(e)
+        elif isinstance(error, BrokenPipeError):
+            self._nobody_listens(error)
+        elif isinstance(error, (Exception, KeyboardInterrupt)) and not isinstance(error, (typer.Exit, typer.Abort)):
+            self._explain(error)
+
+    def _nobody_listens(self, error: BaseException) -> NoReturn:
+        """Whoever read the output has gone: end without a word, and let nothing be flushed at exit."""
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit(FAILED) from None
-    except (typer.Exit, typer.Abort):
-        raise
-    except Exception as e:
-        if verbose:
-            raise
-        _leave(f"Unexpected failure: {type(e).__name__}: {e}\n  Run it again with --verbose to see where.", FAILED)
+        raise typer.Exit(FAILED) from error
 
+    def _explain(self, error: BaseException) -> NoReturn:
+        from flexray.errors import ConfigError, RunError
+        from flexray.report import messages
 
-def _leave(message: str, code: int) -> None:
-    print(message, file=sys.stderr)
-    raise typer.Exit(code)
+        console = _console(err=True)
+        if isinstance(error, ConfigError):
+            messages.wrong(error.problems, console)
+            raise typer.Exit(WRONG_INPUT) from error
+        if isinstance(error, KeyboardInterrupt):
+            messages.failed(f"Stopped{self._how_to_go_on()}", console)
+            raise typer.Exit(INTERRUPTED) from error
+        known = isinstance(error, RunError)
+        messages.failed(f"The run failed: {error}" if known else self._unexpected(error), console)
+        if self.verbose:
+            messages.traceback(error, console)
+        raise typer.Exit(FAILED) from error
+
+    def _how_to_go_on(self) -> str:
+        begun = self.folder is not None and (self.folder / "config.yaml").exists()
+        return f". Go on with:\n  flexray simulate --resume {self.folder}" if begun else " before anything was written."
+
+    def _unexpected(self, error: BaseException) -> str:
+        from flexray.report import messages
+
+        seen = messages.keep_traceback(error, self.folder)
+        where = f"The traceback is in {seen}" if seen else "Run it again with --verbose to see where"
+        return f"Failed unexpectedly: {type(error).__name__}: {error}\n{where}.{'' if not seen else self._how_to_go_on()[1:]}"

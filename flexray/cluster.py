@@ -17,12 +17,12 @@ PROBE_SECONDS = 3.0
 
 @contextmanager
 def start(address: str = "local", *, verbose: bool = False, **local: object) -> Iterator[dict[str, float]]:
-    """Ray for the time of the block; gives the cluster's resources. A Ray that is running already is used and left alone.
+    """Ray for the time of the block; gives the cluster's resources and `nodes`. A Ray that is running already is used and left alone.
 
     `local` are `ray.init`'s own options for a local start (num_cpus, …). Joining: `auto`, host:port or ray://host:port.
     """
     if ray.is_initialized():
-        yield ray.cluster_resources()
+        yield _resources()
         return
     # Imports while workers are idle, so that actors start sooner. Authentication is left to Ray, which turns tokens on for
     # a local cluster; setting its mode here would be too late, as `import ray` has read it.
@@ -38,9 +38,14 @@ def start(address: str = "local", *, verbose: bool = False, **local: object) -> 
             f"resources.address: expected a running cluster, got {address!r} ({e}); start one, or use local"
         ) from None
     try:
-        yield ray.cluster_resources()
+        yield _resources()
     finally:
         ray.shutdown()
+
+
+def _resources() -> dict[str, float]:
+    """The cluster's resources, and under `nodes` how many nodes it has."""
+    return ray.cluster_resources() | {"nodes": float(sum(node["Alive"] for node in ray.nodes()))}
 
 
 def _probe(address: str) -> None:

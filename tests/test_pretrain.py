@@ -59,6 +59,7 @@ def test_the_record_holds_the_recipe(base):
     assert recipe.Recipe(**written["recipe"]).steps == 12
 
 
+@pytest.mark.slow
 def test_the_same_recipe_gives_the_same_bytes(base, tmp_path):
     folder, _, _ = base
     make(tmp_path / "again")
@@ -66,6 +67,7 @@ def test_the_same_recipe_gives_the_same_bytes(base, tmp_path):
         assert (tmp_path / "again" / file.name).read_bytes() == file.read_bytes(), file.name
 
 
+@pytest.mark.slow
 def test_two_workers_do_what_one_does(base, tmp_path):
     """To rounding: without the balance loss, which each worker has its own of."""
     one, two = ("dtype=float32", "balance=0", "steps=3"), ("dtype=float32", "balance=0", "steps=3", "resources.workers=2")
@@ -77,6 +79,7 @@ def test_two_workers_do_what_one_does(base, tmp_path):
         torch.testing.assert_close(second[name], tensor, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_any_corpus_with_any_tokenizer(base, tmp_path):
     rows = [{"q": f"Say {i}", "a": str(i), "k": "odd" if i % 2 else "even"} for i in range(60)]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))

@@ -91,7 +91,8 @@ def load(folder: Path, device: str = "cpu") -> Backbone:
     weights.attach(model, weights.read(folder / WEIGHTS, device), facts.aliases)
     assert not (left := weights.left_on_meta(model)), left
     where = torch.device(device)
-    _use_experts(model, "grouped_mm" if where.type == "cuda" else experts.NAME)
+    # Grouped kernels of GPUs want bfloat16; of anything else our own forward is the sure one.
+    _use_experts(model, "grouped_mm" if where.type == "cuda" and facts.dtype == "bfloat16" else experts.NAME)
     return _backbone(model, choose_family(model.config, facts.family, facts.plugins), where, facts.dtype)
 
 

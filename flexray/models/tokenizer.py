@@ -1,6 +1,7 @@
 """Text to tokens and back, through a model's own tokenizer; and the making of the built-in one."""
 
 import hashlib
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ PREAMBLES = (
 )
 HEADINGS = ("\n\n### Instruction:\n", "\n\n### Input:\n", "\n\n### Response:")
 PIECES = r"\p{L}+| ?\p{L}+| ?\p{N}|[^\S\r\n]?[^\s\p{L}\p{N}]+|\s*[\r\n]+|\s+(?!\S)|\s+"  # words, single digits, marks, blanks
+PLAIN = ("PreTrainedTokenizerFast", "TokenizersBackend")
 CHAT = (
     "{% for m in messages %}{{ '<|' + ('model' if m['role'] == 'assistant' else 'user') + '|>' + m['content'] }}"
     "{% if m['role'] == 'assistant' %}{{ '<|end|>' }}{% endif %}{% endfor %}"
@@ -82,13 +84,26 @@ def build(texts: Iterable[str], vocabulary: int):
 
 
 def _load(path: str, revision: str | None, trust_remote_code: bool):
-    from transformers import AutoTokenizer
-
     try:
+        if _is_plain(Path(path)):
+            from transformers import PreTrainedTokenizerFast
+
+            return PreTrainedTokenizerFast.from_pretrained(path)
+        from transformers import AutoTokenizer
+
         return AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError, ImportError) as e:
-        reason = str(e).strip().split("\n")[0]
+    except Exception as e:  # no such folder or id, no network, broken files: transformers raises many kinds
+        reason = (str(e).strip() or type(e).__name__).splitlines()[0]
         raise expected("model.path", "a model with a tokenizer", path, f"check the path or add the tokenizer ({reason})") from e
+
+
+def _is_plain(folder: Path) -> bool:
+    """Whether its files say all: then neither the model's config nor torch is needed, which saves a second."""
+    try:
+        settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+        return (folder / "tokenizer.json").exists() and settings.get("tokenizer_class") in PLAIN
+    except (OSError, ValueError):
+        return False
 
 
 def _fingerprint(inner) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from flexray.data.corpus import Corpus
-from flexray.errors import RunError
+from flexray.errors import RunError, expected
 from flexray.models import backbone as backbones
 from flexray.models.seats import Seats
 from flexray.sim.evaluator import Counts, score
@@ -58,6 +58,9 @@ class ClientHost:
 
     def __init__(self, job: Job):
         torch.set_num_threads(job.layout.threads)
+        for path in (job.backbone, job.corpus):
+            if not path.exists():
+                raise expected("storage.cache", "a folder that every node sees", str(path), "name one that all nodes share")
         self.job, self.experiment = job, job.experiment
         self.backbone = backbones.load(job.backbone, job.layout.device)
         self.corpus = Corpus(job.corpus)

@@ -12,6 +12,7 @@ from flexray.config import Experiment
 from flexray.data.clients import Client
 from flexray.data.corpus import Corpus
 from flexray.data.prepare import prepare as prepare_data
+from flexray.errors import expected
 from flexray.models import backbone as backbones
 from flexray.models import checkpoint
 from flexray.models.backbone import Backbone
@@ -53,8 +54,10 @@ class Plan:
 def prepare(x: Experiment, there: Mapping[str, float], private: Path) -> tuple[Job, Plan]:
     """The job that every process gets, and the plan that a person reads. Raises ConfigError for whatever cannot work.
 
-    `there`: the resources (`CPU`, `GPU`); `private`: where private state shall rest unless `storage.private` says.
+    `there`: the resources (`CPU`, `GPU`, `nodes`); `private`: where private state shall rest unless `storage.private` says.
     """
+    if there.get("nodes", 1) > 1 and x.storage.private is None:
+        raise expected("storage.private", "a folder that all nodes share", None, "clients may be seated on any node: name one")
     cache = x.storage.cache.expanduser()
     skeleton = backbones.skeleton(x.model, x.plugins)
     shapes = shapes_of(skeleton, x.algorithm.parts)

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -109,3 +111,18 @@ def test_building_is_a_pure_function_of_the_texts(small, tmp_path):
 def test_the_vocabulary_is_at_most_what_was_asked_for(small):
     assert 256 < Tokenizer(small).vocabulary <= 340
     assert len(Tokenizer(small).encode(["the cat"])[0]) < len("the cat")
+
+
+def test_a_plain_tokenizer_loads_without_torch():
+    code = (
+        "import sys; from flexray.models.tokenizer import Tokenizer; from flexray.models.tiny import folder; "
+        "Tokenizer(folder()).encode(['a']); sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_broken_tokenizer_is_a_config_error(small, tmp_path):
+    Tokenizer(small).save(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"model.path: expected a model with a tokenizer, got '.*'; check the path"):
+        Tokenizer(tmp_path)

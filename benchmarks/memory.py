@@ -1,0 +1,99 @@
+"""What one more client actor costs in memory, and that the frozen backbone is there once however many actors there are.
+
+A random MoE is saved by `save_pretrained`, one run is made for each number of actors, and all its actors are looked at
+while they live, after a finished training round. Own memory (USS) are the pages that nobody else has; of shared pages
+each process is charged its share (PSS), so that sums of it count everything once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+from statistics import fmean
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import psutil
+
+import flexray
+from benchmarks.common import MIB, machine, mapped, smaps, table
+from flexray import cluster
+from flexray.config import Experiment
+from flexray.models import tiny
+from flexray.sim.plan import Plan
+from flexray.sim.run import RoundDone
+
+ACTORS = (1, 2, 4)
+
+
+def save_model(folder: Path) -> None:
+    """Some 70 M parameters with the built-in tokenizer, in float32: 280 MiB, nearly all of it experts."""
+    shutil.copytree(tiny.folder(), folder)
+    made = tiny.config(
+        1280, hidden_size=512, num_hidden_layers=4, num_attention_heads=8, num_key_value_heads=8, num_experts=24,
+        moe_intermediate_size=448, shared_expert_intermediate_size=512, intermediate_size=512, eos_token_id=0, pad_token_id=1,
+    )  # fmt: skip
+    tiny.save(tiny.build(0, made), folder, "float32")
+
+
+def experiment(model: Path, cache: Path, clients: int) -> Experiment:
+    return Experiment(
+        clients=clients, rounds=2, placement="one_per_client", model={"path": str(model)}, storage={"cache": str(cache)},
+        train={"steps": 3}, evaluation={"every": 10_000, "metrics": ["loss"]},
+        data={"max_train_rows": 64, "max_valid_rows": 4, "max_test_rows": 4},
+    )  # fmt: skip
+
+
+class Look:
+    """Watches a run, and measures its actors after its last training round."""
+
+    def __init__(self, cache: Path):
+        self.cache, self.plan, self.actors = cache, None, []
+
+    def __call__(self, what: Any) -> None:
+        if isinstance(what, Plan):
+            self.plan = what
+        if isinstance(what, RoundDone) and what.report.round == 1:
+            (weights,) = self.cache.glob("*/backbone.safetensors")
+            self.actors = [smaps(pid) | {"backbone": mapped(pid, weights)} for pid in _actors()]
+
+
+def _actors() -> list[int]:
+    """Ray names a worker process after the actor that it holds."""
+    return [p.pid for p in psutil.process_iter(["cmdline"]) if (p.info["cmdline"] or [""])[0].startswith("ray::ClientHost")]
+
+
+def measured(model: Path, folder: Path, clients: int) -> tuple[Plan, list[dict[str, Any]]]:
+    """One run with so many actors: its plan, and the memory of each actor."""
+    look = Look(folder / "cache")
+    with cluster.start("local", num_cpus=clients):
+        flexray.simulate(experiment(model, folder / "cache", clients), folder / f"run-{clients}", watch=look)
+    assert look.plan is not None and len(look.actors) == clients
+    return look.plan, look.actors
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.parse_args()
+    print(machine())
+    with TemporaryDirectory() as name:
+        model, rows, total = Path(name) / "model", [], {}
+        save_model(model)
+        for clients in ACTORS:
+            plan, actors = measured(model, Path(name), clients)
+            own, share = [a["uss"] for a in actors], [a["pss"] for a in actors]
+            total[clients] = sum(share)
+            parts = [f"{sum(a['backbone'][part] for a in actors) / MIB:.0f}" for part in ("rss", "pss", "dirty")]
+            rows.append([str(clients), f"{fmean(own) / MIB:.0f}", f"{max(own) / MIB:.0f}", f"{sum(share) / MIB:.0f}", *parts])
+    state = 4 * (plan.private + plan.shared)
+    print(f"backbone {plan.bytes_backbone / MIB:.0f} MiB; a client's trained state {state / MIB:.1f} MiB in float32, "
+          f"with gradients and moments {4 * state / MIB:.1f} MiB")  # fmt: skip
+    head = ("actors", "own memory, mean", "own memory, most", "sum of shares", "backbone mapped", "backbone, shares", "written to")
+    print(table(head, rows))
+    more = (total[ACTORS[-1]] - total[ACTORS[0]]) / (ACTORS[-1] - ACTORS[0])
+    print(f"one more actor: {more / MIB:.0f} MiB in all, {(more - 4 * state) / MIB:.0f} MiB without its trained state (MiB everywhere)")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""A run as it goes: at most two lines a round, and in a terminal two bars below them, over rounds and over clients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from time import perf_counter
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from flexray.report.plan import show as show_plan
+from flexray.report.units import count, duration
+from flexray.sim.plan import Plan
+from flexray.sim.round import RoundReport
+from flexray.sim.run import Evaluated, Event, Finished, RoundDone, Started
+from flexray.sim.run import Progress as Arrived
+
+SHORT = {"base": "base", "shared": "shared", "personal": "personal"}
+SHOWN = {"loss": ("loss", 1, "{:.3f}", ""), "exact_match": ("exact match", 100, "{:.1f}", " %")}
+
+
+@contextmanager
+def watching(console: Console) -> Iterator[Watcher]:
+    """A watcher for a run, whose bars are gone when the block ends. Where there is no terminal there are only lines."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description:<8}"),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[info]}"),
+    )
+    with Progress(*columns, TimeElapsedColumn(), console=console, transient=True, disable=not console.is_terminal) as bars:
+        yield Watcher(console, bars)
+
+
+class Watcher:
+    """Called with the plan, then with every event."""
+
+    def __init__(self, console: Console, bars: Progress):
+        self.console, self.bars = console, bars
+        self.rounds = bars.add_task("rounds", total=None, info="starting")
+        self.clients = bars.add_task("clients", total=None, info="", visible=False)
+        self.began, self.tokens, self.of, self.every = perf_counter(), 0, 0, 1
+
+    def __call__(self, what: Plan | Event) -> None:
+        if isinstance(what, Plan):
+            self._planned(what)
+        elif isinstance(what, Started):
+            self._started(what)
+        elif isinstance(what, Arrived):
+            self._arrived(what)
+        elif isinstance(what, RoundDone):
+            self._done(what.report)
+        elif isinstance(what, Evaluated):
+            self._evaluated(what)
+        elif isinstance(what, Finished):
+            self.bars.update(self.rounds, info="done")
+
+    def _planned(self, what: Plan) -> None:
+        self.of, self.every = what.experiment.rounds, what.experiment.evaluation.every
+        show_plan(what, self.console)
+        self.console.print()
+        self.bars.update(self.rounds, total=self.of, info="starting the actors")
+
+    def _started(self, what: Started) -> None:
+        after = f", going on at round {what.round + 1}" if what.round else ""
+        self._say(f"actors up in {duration(what.seconds)}{after}")
+        self.bars.update(self.rounds, completed=what.round, info="")
+        self._next(what.round)
+
+    def _next(self, round: int) -> None:
+        """What happens before this round is played: clients are scored, or it begins at once."""
+        self.began, self.tokens = perf_counter(), 0
+        scoring = round % self.every == 0 or round == self.of
+        self.bars.reset(self.clients, total=None, description="scoring" if scoring else "clients", info="", visible=True)
+
+    def _arrived(self, what: Arrived) -> None:
+        if not self.tokens:
+            self.bars.update(self.clients, description="clients", total=what.of, completed=0)
+        self.tokens += what.tokens
+        speed = count(self.tokens / max(perf_counter() - self.began, 1e-9))
+        self.bars.update(self.clients, advance=what.clients, info=f"{speed} tokens/s")
+        self.bars.update(self.rounds, info=f"loss {what.loss:.3f}")
+
+    def _done(self, r: RoundReport) -> None:
+        number = f"round {r.round + 1:>{len(str(self.of))}}/{self.of}"
+        speed = f"{count(r.tokens / r.seconds)} tokens/s"
+        self._say(f"{number}   train loss {r.loss:.3f}   {speed:>16}   {duration(r.seconds):>7}")
+        self.bars.update(self.rounds, completed=r.round + 1)
+        self._next(r.round + 1)
+
+    def _evaluated(self, what: Evaluated) -> None:
+        self._say(f"  scored      {means(what.means)}")
+        self.began = perf_counter()
+
+    def _say(self, line: str) -> None:
+        self.console.print(line, highlight=False, soft_wrap=True)
+
+
+def means(views: Mapping[str, Mapping[str, float]]) -> str:
+    """Mean scores per metric, from view to view: `loss 4.021 → 3.210 (shared → personal)`."""
+    shown = []
+    for metric, (title, scale, form, unit) in SHOWN.items():
+        values = [form.format(views[v][metric] * scale) for v in SHORT if metric in views.get(v, {})]
+        if values:
+            shown.append(f"{title} {' → '.join(values)}{unit}")
+    return f"{'   '.join(shown)}   ({' → '.join(SHORT[v] for v in SHORT if v in views)})"
