@@ -86,8 +86,8 @@ def _own_module(kind: str, name: str, key: str) -> types.ModuleType:
 
 def _user_module(name: str, key: str, plugins: Mapping[str, str]) -> types.ModuleType:
     source = plugins[name] if name in plugins else read_source(name, key)
-    module = types.ModuleType(f"flexray_user_{digest(source)[:12]}")
-    if module.__name__ in sys.modules:  # the same text gives the same classes
+    module = types.ModuleType(f"flexray_user_{digest(name + source)[:12]}")
+    if module.__name__ in sys.modules:  # the same file gives the same classes
         return sys.modules[module.__name__]
     module.__file__ = name
     sys.modules[module.__name__] = module  # dataclasses and pickle find a module by its name

@@ -46,8 +46,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except OSError as e:
         raise ConfigError(f"config: expected a readable file, got {str(path)!r} ({e.strerror}); {_near(path)}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as e:
-        where = " ".join(str(e).replace('in "<unicode string>", ', "").split())
-        raise ConfigError(f"config: expected YAML, got something else in {str(path)!r}: {where}; mend the file") from None
+        raise ConfigError(f"config: expected YAML, got something else in {str(path)!r}: {_reason(e)}; mend the file") from None
     if values is not None and not isinstance(values, dict):
         raise ConfigError(f"config: expected keys and values in {str(path)!r}, got {type(values).__name__}; write `rounds: 10`")
     return {str(key): value for key, value in (values or {}).items()}
@@ -81,6 +80,12 @@ def _below(values: dict[str, Any], path: list[str], dotted: str) -> dict[str, An
 
 def _parse(text: str) -> Any:
     return yaml.load(text, _Loader)
+
+
+def _reason(error: yaml.YAMLError | UnicodeDecodeError) -> str:
+    """What is wrong with a file, and where: lines count from 1."""
+    mark = getattr(error, "problem_mark", None)
+    return f"{getattr(error, 'problem', error)} in line {mark.line + 1}" if mark else str(error)
 
 
 def _near(path: Path) -> str:

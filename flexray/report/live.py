@@ -1,4 +1,4 @@
-"""A run as it goes: at most two lines a round, and in a terminal two bars below them, over rounds and over clients."""
+"""A run as it goes: at most three lines a round, and in a terminal two bars below them, over rounds and over clients."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from flexray.sim.round import RoundReport
 from flexray.sim.run import Evaluated, Event, Finished, RoundDone, Started
 from flexray.sim.run import Progress as Arrived
 
-SHORT = {"base": "base", "shared": "shared", "personal": "personal"}
-SHOWN = {"loss": ("loss", 1, "{:.3f}", ""), "exact_match": ("exact match", 100, "{:.1f}", " %")}
+SHOWN = {"loss": ("test loss", 1, "{:.3f}"), "exact_match": ("exact match", 100, "{:.1f} %")}
 
 
 @contextmanager
@@ -91,18 +90,17 @@ class Watcher:
         self._next(r.round + 1)
 
     def _evaluated(self, what: Evaluated) -> None:
-        self._say(f"  scored      {means(what.means)}")
+        for line in means(what.means):
+            self._say(line)
         self.began = perf_counter()
 
     def _say(self, line: str) -> None:
         self.console.print(line, highlight=False, soft_wrap=True)
 
 
-def means(views: Mapping[str, Mapping[str, float]]) -> str:
-    """Mean scores per metric, from view to view: `loss 4.021 → 3.210 (shared → personal)`."""
-    shown = []
-    for metric, (title, scale, form, unit) in SHOWN.items():
-        values = [form.format(views[v][metric] * scale) for v in SHORT if metric in views.get(v, {})]
+def means(views: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
+    """Mean scores, a line for each metric, view by view."""
+    for metric, (title, scale, form) in SHOWN.items():
+        values = [f"{view} {form.format(scores[metric] * scale)}" for view, scores in views.items() if metric in scores]
         if values:
-            shown.append(f"{title} {' → '.join(values)}{unit}")
-    return f"{'   '.join(shown)}   ({' → '.join(SHORT[v] for v in SHORT if v in views)})"
+            yield f"  {title:<12} {' · '.join(values)}"

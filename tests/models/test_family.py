@@ -176,7 +176,7 @@ def test_other_families_of_the_interface_work(model_type):
     config, scores, adapted = OTHERS[model_type]
     model = build(model_type, **config)
     family = choose_family(model.config)
-    assert family.name == "general" or model_type == "flex_olmo"
+    assert family.name == "general"
     blocks = family.blocks(model)
     assert {b.scores for b in blocks} == {scores}
     assert {b.scores for b in family.blocks(build(model_type, meta=True, **config))} == {scores}

@@ -1,0 +1,107 @@
+"""The final table, from hand-made scores."""
+
+import pytest
+from rich.console import Console
+
+from flexray.report import scores
+
+
+def scored(base: float, shared: float, personal: float) -> dict:
+    """Losses, with an exact match of a tenth of what is missing to 5."""
+    views = {"base": base, "shared": shared, "personal": personal}
+    return {view: {"loss": v, "exact_match": (5 - v) / 10, "perplexity": 1.0} for view, v in views.items()}
+
+
+def finished(clients: int = 2, **changes) -> dict:
+    each = [{"client": f"client-{i}", **scored(4.0, 3.0, 2.0 + i / 10)} for i in range(clients)]
+    summary = {
+        "clients": each,
+        "mean": scored(4.0, 3.0, 2.05),
+        "bytes": {"up": 1_570_000, "down": 2_000},
+        "seconds": {"training": 3.0, "communication": 0.04, "waiting": 65.2, "evaluation": 3.3, "rounds": 68.2},
+        "tokens_per_second": 5340.0,
+        "actors": 4,
+        "seats": 1,
+    }
+    return summary | changes
+
+
+def printed(summary: dict, width: int) -> list[str]:
+    console = Console(width=width, force_terminal=False, color_system=None)
+    with console.capture() as got:
+        console.print(scores.summary(summary, console), highlight=False)
+    return [line.rstrip() for line in got.get().splitlines()]
+
+
+def cells(line: str) -> list[str]:
+    return line.split()
+
+
+def test_narrow_there_is_a_table_for_each_metric():
+    lines = printed(finished(), 80)
+    assert [cells(line) for line in lines if line.startswith((" client-", " mean"))] == [
+        ["client-0", "4.000", "3.000", "2.000", "+2.000", "+1.000"],
+        ["client-1", "4.000", "3.000", "2.100", "+1.900", "+0.900"],
+        ["mean", "4.000", "3.000", "2.050", "+1.950", "+0.950"],
+        ["client-0", "10.0", "20.0", "30.0", "+20.0", "+10.0"],
+        ["client-1", "10.0", "20.0", "29.0", "+19.0", "+9.0"],
+        ["mean", "10.0", "20.0", "29.5", "+19.5", "+9.5"],
+    ]
+    assert "loss" in lines and "exact match %" in lines
+    assert max(map(len, lines)) <= 80
+
+
+def test_wide_there_is_one():
+    lines = printed(finished(), 120)
+    assert [cells(line) for line in lines if line.startswith(" mean")] == [
+        ["mean", "4.000", "3.000", "2.050", "+1.950", "+0.950", "10.0", "20.0", "29.5", "+19.5", "+9.5"]
+    ]
+    assert max(map(len, lines)) <= 120
+
+
+def test_below_it_what_the_views_are_bytes_time_and_speed():
+    lines = printed(finished(), 120)
+    text = " ".join(lines)
+    for view in ("frozen base: as pretrained", "shared only: private parts off", "personalised: what the client serves with"):
+        assert view in text
+    assert lines[-3:] == [
+        "bytes  1.57 MB up · 2.00 KB down",
+        "time   training 3.0 s · communication 0.0 s · waiting 1 min 05 s · evaluation 3.3 s",
+        "speed  5.34 k tokens/s · 4 actors × 1 seat · 1 min 12 s in all",
+    ]
+
+
+def test_of_many_clients_those_that_gained_least_and_most_are_shown():
+    lines = printed(finished(30), 80)
+    shown = [cells(line)[0] for line in lines if line.startswith((" client-", " …"))]
+    least, most = [f"client-{i}" for i in range(29, 24, -1)], [f"client-{i}" for i in range(4, -1, -1)]
+    assert shown == [*least, "…", *most] * 2
+    assert "The 5 that gained least and most of 30; clients.parquet has all." in lines
+    assert len([line for line in printed(finished(20), 80) if line.startswith(" client-")]) == 40
+
+
+def test_a_gain_is_green_a_loss_red_and_nothing_plain():
+    def style(personal: float) -> tuple[str, str]:
+        how = scores.METRICS["loss"]
+        text = scores._gain(how.gain(scored(4.0, 3.0, personal), "loss", "base"), how.decimals)
+        return text.plain, str(text.style)
+
+    assert (style(3.0), style(4.5), style(4.0001)) == (("+1.000", "green"), ("-0.500", "red"), ("0.000", ""))
+
+
+@pytest.mark.parametrize("kept", ["loss", "exact_match", "perplexity"])
+def test_only_metrics_that_were_scored_are_shown(kept):
+    def only(score: dict) -> dict:
+        return {k: {kept: v[kept]} if isinstance(v, dict) else v for k, v in score.items()}
+
+    s = finished()
+    lines = printed(s | {"clients": [only(c) for c in s["clients"]], "mean": only(s["mean"])}, 80)
+    assert len([line for line in lines if line.startswith(" mean")]) == (kept != "perplexity")
+
+
+def test_a_long_name_does_not_break_the_table():
+    s = finished()
+    s["clients"][0]["client"] = "information_extraction_from_[bold]everywhere"
+    lines = printed(s, 80)
+    assert max(map(len, lines)) <= 80
+    assert any("information_extraction" in line and "…" in line for line in lines)
