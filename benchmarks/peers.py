@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from time import perf_counter
@@ -41,9 +40,11 @@ class Process:
 def _serve(pipe: Connection, threads: int) -> None:
     """Builds the model once, then trains as often as asked: (kind, rounds) to (seconds, result), until the pipe closes."""
     import torch
+    from transformers.utils import logging
 
     from benchmarks import plain, sequential
 
+    logging.disable_progress_bar()
     torch.set_num_threads(threads)
     works, experts = pipe.recv()
     if experts == "flexray":
@@ -86,10 +87,10 @@ class Independent:
 
 
 class Sequential:
-    """One process for everything, with all threads."""
+    """One process for everything."""
 
-    def __init__(self, works: Sequence[Work], experts: str):
-        self._process = Process(works, len(os.sched_getaffinity(0)), experts)
+    def __init__(self, works: Sequence[Work], threads: int, experts: str):
+        self._process = Process(works, threads, experts)
 
     def run(self, rounds: int) -> tuple[float, tuple[State, list[State]]]:
         """Seconds, and the shared state and every client's own."""

@@ -32,9 +32,9 @@ class Work:
     start: State
     rows: list[list[list[Row]]]
 
-    @property
-    def tokens(self) -> int:
-        return sum(len(tokens) for round in self.rows for step in round for tokens, _ in step)
+    def tokens_in(self, rounds: int) -> int:
+        """How many tokens the first so many rounds train on."""
+        return sum(len(tokens) for round in self.rows[:rounds] for step in round for tokens, _ in step)
 
 
 class Adapted(nn.Module):

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from torch import Tensor
-from transformers import Trainer, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from benchmarks.plain import Model, Row, State, Work, collate
 
@@ -44,7 +44,10 @@ def _trainer(model: Model, work: Work, round: int, folder: str) -> Trainer:
         lr_scheduler_type="constant", weight_decay=0.0, max_grad_norm=work.clip, train_sampling_strategy="sequential",
         report_to=[], save_strategy="no", logging_strategy="no", disable_tqdm=True, use_cpu=True, dataloader_pin_memory=False,
     )  # fmt: skip
-    return Trainer(model.net, options, train_dataset=[row for step in steps for row in step], data_collator=_batch)  # pyright: ignore
+    rows: Any = [row for step in steps for row in step]
+    trainer = Trainer(model.net, options, train_dataset=rows, data_collator=_batch)
+    trainer.remove_callback(PrinterCallback)
+    return trainer
 
 
 def _batch(rows: list[Row]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ Then they take turns, and each turn's ratio counts.
 
     flexray      4 client actors, one thread each: the embedded default with FLEx
     independent  4 single-thread processes of plain PyTorch (plain.py): the ideal, as nobody waits for anybody
-    sequential   one process with all threads, a fresh Trainer per client and round (sequential.py)
+    sequential   one process with all threads, or with one, a fresh Trainer per client and round (sequential.py)
 
 `independent` runs with transformers' own forwards of the experts, and once with flexray's in their place: that one tells
 what federation costs, the others what it costs less the faster kernels.
@@ -14,6 +14,7 @@ what federation costs, the others what it costs less the faster kernels.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -137,6 +138,12 @@ def simulated(x: Experiment, folder: Path) -> Callable[[], Speed]:
     return run
 
 
+def rated(peer: Independent | Sequential, works: Sequence[Work], rounds: int) -> Callable[[], float]:
+    """One run of a peer per call, in tokens per second; the sequential ones, which are slow and steady, play two rounds."""
+    played = rounds if isinstance(peer, Independent) else min(rounds, 2)
+    return lambda: sum(work.tokens_in(played) for work in works) / peer.run(played)[0]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=10)
@@ -156,15 +163,15 @@ def measure(options: argparse.Namespace, folder: Path) -> None:
         first = x.model_copy(update={"rounds": 1})
         job, starts, shared, own = first_round(first, folder / "first")
         works = works_of(x, job, starts)
-        tokens = sum(work.tokens for work in works)
+        tokens = sum(work.tokens_in(options.rounds) for work in works)
         print(f"{CLIENTS} clients × {options.rounds} rounds × {options.steps} steps × {x.train.batch} rows = {tokens} tokens")
         peers: dict[str, Any] = {f"independent, {experts}": Independent(works, experts) for experts in EXPERTS}
-        peers["sequential"] = Sequential(works, "eager")
+        peers |= {f"sequential, {n} threads": Sequential(works, n, "eager") for n in (len(os.sched_getaffinity(0)), 1)}
         for name, peer in peers.items():
             found = peer.run(1)[1]
-            check(name, works, shared, own, found if name == "sequential" else averaged(works, found))
+            check(name, works, shared, own, averaged(works, found) if name.startswith("independent") else found)
         runs: dict[str, Callable[[], Any]] = {"flexray": simulated(x, folder)}
-        runs |= {name: lambda peer=peer: tokens / peer.run(options.rounds)[0] for name, peer in peers.items()}
+        runs |= {name: rated(peer, works, options.rounds) for name, peer in peers.items()}
         report(interleaved(runs, options.repetitions))
         for peer in peers.values():
             peer.close()

@@ -40,15 +40,15 @@ class Train(Section):
     course) where that is set. clip bounds each client's own gradient norm.
     """
 
-    steps: int = Field(10, gt=0)
-    batch: int = Field(8, gt=0)
-    lr: float = Field(2e-3, gt=0)
-    final_lr: float = Field(2e-4, ge=0)
-    private_lr: float | None = Field(None, gt=0)
+    steps: int = Field(default=10, gt=0)
+    batch: int = Field(default=8, gt=0)
+    lr: float = Field(default=2e-3, gt=0)
+    final_lr: float = Field(default=2e-4, ge=0)
+    private_lr: float | None = Field(default=None, gt=0)
     schedule: Literal["cosine", "constant"] = "cosine"
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    weight_decay: float = Field(0.0, ge=0)
-    clip: float | None = Field(1.0, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    clip: float | None = Field(default=1.0, gt=0)
 
 
 class Evaluation(Section):
@@ -57,10 +57,10 @@ class Evaluation(Section):
     A client is scored after aggregation and before its local steps of the next round.
     """
 
-    every: int = Field(5, gt=0)
+    every: int = Field(default=5, gt=0)
     clients: Literal["all", "cohort"] | int = "all"
     metrics: tuple[str, ...] = ("loss", "exact_match")
-    batch: int = Field(16, gt=0)
+    batch: int = Field(default=16, gt=0)
 
 
 class Resources(Section):
@@ -70,9 +70,9 @@ class Resources(Section):
     host:port joins a running cluster. threads: of torch in each actor.
     """
 
-    cpu_per_client: float = Field(1.0, gt=0)
-    gpu_per_client: float | None = Field(None, ge=0)
-    threads: int = Field(1, gt=0)
+    cpu_per_client: float = Field(default=1.0, gt=0)
+    gpu_per_client: float | None = Field(default=None, ge=0)
+    threads: int = Field(default=1, gt=0)
     backend: Literal["ray", "inline"] = "ray"
     address: str = "local"
 
@@ -88,9 +88,9 @@ class Storage(Section):
 class Experiment(Section):
     """One run. Every field has a default; `Experiment()` is the embedded demonstration."""
 
-    seed: int = Field(0, ge=0, lt=2**63)
-    rounds: int = Field(10, gt=0)
-    clients: int | None = Field(8, gt=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    rounds: int = Field(default=10, gt=0)
+    clients: int | None = Field(default=8, gt=0)
     cohort: int | float | None = None
     algorithm: Algorithm
     model: Model = Model()
@@ -134,11 +134,11 @@ def section(cls: type[S], values: Mapping[str, Any]) -> S:
     found: dict[str, str] = {}
     try:
         made = cls(**tidied(values, Schema(cls), "", found))
+        if not found:
+            return made
     except ValidationError as e:
         found = lines(e.errors(), Schema(cls)) | found
-    if found:
-        raise ConfigError(*found.values())
-    return made
+    raise ConfigError(*found.values())
 
 
 def _opened(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, type], dict[str, str]]:
@@ -208,11 +208,11 @@ def _filled(cls: type, values: Mapping[str, Any], key: str, found: dict[str, str
     schema, wrong = Schema(Experiment, {key: cls}), {}
     try:
         made = TypeAdapter(cls).validate_python(tidied(values, schema, key, wrong))
+        if not wrong:
+            return made
     except ValidationError as e:
         wrong = lines(e.errors(), schema, key) | wrong
-    if wrong:
-        raise ConfigError(*wrong.values())
-    return made
+    raise ConfigError(*wrong.values())
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from flexray import api, folder
 from flexray.cli import app
 from flexray.errors import ConfigError, RunError
 
-HEAVY = {"torch", "ray", "transformers", "pyarrow", "datasets", "numpy", "pydantic", "matplotlib", "yaml", "flexray.config"}
+HEAVY = {"torch", "ray", "transformers", "pyarrow", "datasets", "numpy", "matplotlib", "yaml", "flexray.config"}
 SMALL = (
     "rounds=2",
     "clients=3",
@@ -80,9 +80,14 @@ def loaded(*arguments: str) -> set[str]:
     return set(done.stdout.splitlines()[-1].split())
 
 
-@pytest.mark.parametrize("command", [[], ["simulate"], ["plan"], ["partition"], ["list"], ["pretrain"]])
-def test_help_loads_nothing_heavy(command):
-    assert not loaded(*command, "--help") & HEAVY
+def test_help_loads_nothing_heavy():
+    assert not loaded("--help") & {*HEAVY, "pydantic"}
+
+
+@pytest.mark.parametrize("command", ["simulate", "plan", "partition", "list", "pretrain"])
+def test_a_commands_help_loads_nothing_heavy(command):
+    """Typer from 0.29 on reads a command's options with pydantic, whosoever they are."""
+    assert not loaded(command, "--help") & HEAVY
 
 
 @pytest.mark.parametrize("command", [["list"], ["list", "metrics"], ["--version"]])
@@ -141,7 +146,7 @@ UNKNOWN = "expected a known key, got an unknown one"
     ],
 )  # fmt: skip
 def test_wrong_input_is_told_on_one_screen_and_leaves_nothing(flexray, here, cache, command, text, problem):
-    result = flexray(command, "--set", f"storage.cache={cache}", "--set", text)
+    result = flexray(command, "--set", f"storage.cache={cache}", "--set", "resources.backend=inline", "--set", text)
     assert result.exit_code == 2
     assert result.stderr.splitlines()[0] == "Wrong input:"
     assert result.stderr.splitlines()[1].startswith(f"  {problem}")
@@ -174,7 +179,7 @@ def test_a_config_that_is_not_there_and_one_that_is_no_yaml(flexray, here):
         ("resources.cpu_per_client=1000", "resources.cpu_per_client: expected at most "),
         ("data.partition.column=nope", "data.partition.column: expected a column of the data ("),
         ("data.columns.output=anwser", "data.columns.output: expected "),
-        ("clients=400", "clients: expected at most "),
+        ("data.partition=dirichlet", "data.columns.label: expected "),
         ("model.path=./nowhere", "model.path: expected "),
     ],
 )
@@ -324,7 +329,10 @@ def test_ctrl_c_before_anything_was_written(flexray, monkeypatch):
 
 def test_a_reader_that_goes_away_is_no_news():
     """As in `flexray list | head -1`, with a pipe that nobody reads from the start."""
-    code = "import os, sys; r, w = os.pipe(); os.close(r); os.dup2(w, 1)\nsys.argv = ['flexray', 'list']\nfrom flexray.cli import app\napp()"
+    code = (
+        "import os, sys; r, w = os.pipe(); os.close(r); os.dup2(w, 1)\n"
+        "sys.argv = ['flexray', 'list']\nfrom flexray.cli import app\napp()"
+    )
     done = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
     assert done.stderr == ""
 

@@ -5,6 +5,7 @@ from typing import Literal
 
 import pytest
 import yaml
+from pydantic import Field
 
 from flexray import config, folder
 from flexray.algorithm import Gate, Graft, Lora
@@ -107,13 +108,23 @@ def test_what_is_wrong_is_one_line_with_key_expected_got_and_mend(text):
 
 def test_all_problems_are_told_at_once():
     found = problems("rounds=0", "algorithm.lora.rank=x", "data.partition.name=foo", "train.lr=abc", "modl=1")
-    assert sorted(p.partition(":")[0] for p in found) == ["algorithm.lora.rank", "data.partition.name", "modl", "rounds", "train.lr"]
+    assert sorted(p.partition(":")[0] for p in found) == [
+        "algorithm.lora.rank",
+        "data.partition.name",
+        "modl",
+        "rounds",
+        "train.lr",
+    ]
 
 
 def test_the_same_from_python():
-    with pytest.raises(ConfigError, match="^algorithm.lora.dropout: expected at least 0 and less than 1, got nan; use 0 for none$"):
+    with pytest.raises(
+        ConfigError, match=r"^algorithm.lora.dropout: expected at least 0 and less than 1, got nan; use 0 for none$"
+    ):
         Experiment(algorithm=Flex(lora=Lora(dropout=float("nan"))))
-    with pytest.raises(ConfigError, match=r"^clients: expected a whole number of at least 1 or nothing, got 0; the default is 8$"):
+    with pytest.raises(
+        ConfigError, match=r"^clients: expected a whole number of at least 1 or nothing, got 0; the default is 8$"
+    ):
         Experiment(clients=0)
 
 
@@ -151,7 +162,9 @@ PARTITIONS = {"column": {"column": "client"}}
 @pytest.mark.parametrize("partition", folder.listing("data/partitions"))
 def test_a_config_survives_yaml(algorithm, partition):
     dealt = {"name": partition, **PARTITIONS.get(partition, {})}
-    x = Experiment(rounds=3, algorithm=algorithm, data={"partition": dealt, "keep": {"kind": ["no"]}}, train={"schedule": "constant"})
+    x = Experiment(
+        rounds=3, algorithm=algorithm, data={"partition": dealt, "keep": {"kind": ["no"]}}, train={"schedule": "constant"}
+    )
     assert Experiment(**yaml.safe_load(yaml.safe_dump(x.spec()))) == x
 
 
@@ -187,7 +200,7 @@ def test_a_users_file_has_keys_like_any_other_and_travels_along(tmp_path):
 
 class Recipe(config.Section):
     train: Train = Train()
-    words: dict[str, list[str]] = {}
+    words: dict[str, list[str]] = Field(default_factory=dict)
 
 
 def test_a_section_of_its_own():

@@ -68,7 +68,10 @@ def test_wrong_overrides(text, message):
     ("text", "message"),
     [
         ("- 1\n- 2\n", "expected keys and values in .*, got list; write `rounds: 10`"),
-        ("rounds: [1\n", "expected YAML, got something else in .*: expected ',' or ']', but got '<stream end>' in line 2; mend the file"),
+        (
+            "rounds: [1\n",
+            "expected YAML, got something else in .*: expected ',' or ']', but got '<stream end>' in line 2; mend the file",
+        ),
         ("rounds: 1\nrounds: 2\n", "expected YAML, got something else in .*: the key 'rounds' is there twice in line 2; mend"),
     ],
 )

@@ -12,7 +12,9 @@ from flexray.report import partition as report
 @pytest.fixture
 def dealt(client, tmp_path):
     def make(*clients) -> Prepared:
-        return Prepared(tmp_path / "corpus", clients or (client("a", 5, {"x": 2, "y": 3}), client("b", 7, {"y": 7})), ("a note",))
+        return Prepared(
+            tmp_path / "corpus", clients or (client("a", 5, {"x": 2, "y": 3}), client("b", 7, {"y": 7})), ("a note",)
+        )
 
     return make
 

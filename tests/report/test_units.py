@@ -19,7 +19,14 @@ def test_size(n, text):
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0.04, "0.0 s"), (59.9, "59.9 s"), (59.96, "1 min 00 s"), (65.2, "1 min 05 s"), (3599.6, "1 h 00 min"), (7500, "2 h 05 min")],
+    [
+        (0.04, "0.0 s"),
+        (59.9, "59.9 s"),
+        (59.96, "1 min 00 s"),
+        (65.2, "1 min 05 s"),
+        (3599.6, "1 h 00 min"),
+        (7500, "2 h 05 min"),
+    ],
 )
 def test_duration(seconds, text):
     assert duration(seconds) == text
