@@ -15,7 +15,9 @@ MIB = 1 << 20
 
 def machine() -> str:
     """Where this was measured, in one line; a busy machine says so."""
-    cpu = next((line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), platform.machine())
+    cpu = next(
+        (line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), platform.machine()
+    )
     gib = next((int(line.split()[1]) / MIB for line in _lines("/proc/meminfo") if line.startswith("MemTotal")), 0)
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "ray"))
     load = os.getloadavg()[0]
@@ -59,9 +61,9 @@ def smaps(pid: int) -> dict[str, int]:
 
 
 def mapped(pid: int, file: Path) -> dict[str, int]:
-    """The same of one file's mapping in a process: what of it is in memory, its share, and what it wrote to."""
-    found, inside = {"rss": 0, "pss": 0, "dirty": 0}, False
-    names = {"Rss": "rss", "Pss": "pss", "Private_Dirty": "dirty"}
+    """The same of one file's mapping in a process: what of it is in memory, its share, and what was copied by writing to it."""
+    found, inside = {"rss": 0, "pss": 0, "copied": 0}, False
+    names = {"Rss": "rss", "Pss": "pss", "Anonymous": "copied"}
     for line in _lines(f"/proc/{pid}/smaps"):
         first = line.split(maxsplit=1)[0]
         if not first.endswith(":"):

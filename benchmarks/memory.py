@@ -60,8 +60,8 @@ class Look:
 
 
 def _actors() -> list[int]:
-    """Ray names a worker process after the actor that it holds."""
-    return [p.pid for p in psutil.process_iter(["cmdline"]) if (p.info["cmdline"] or [""])[0].startswith("ray::ClientHost")]
+    """Those below this process: Ray's workers are, and are named after the actor that they hold."""
+    return [p.pid for p in psutil.Process().children(recursive=True) if (p.cmdline() or [""])[0].startswith("ray::ClientHost")]
 
 
 def measured(model: Path, folder: Path, clients: int) -> tuple[Plan, list[dict[str, Any]]]:
@@ -74,25 +74,30 @@ def measured(model: Path, folder: Path, clients: int) -> tuple[Plan, list[dict[s
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.parse_args()
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     print(machine())
     with TemporaryDirectory() as name:
         model, rows, total = Path(name) / "model", [], {}
         save_model(model)
         for clients in ACTORS:
             plan, actors = measured(model, Path(name), clients)
-            own, share = [a["uss"] for a in actors], [a["pss"] for a in actors]
-            total[clients] = sum(share)
-            parts = [f"{sum(a['backbone'][part] for a in actors) / MIB:.0f}" for part in ("rss", "pss", "dirty")]
-            rows.append([str(clients), f"{fmean(own) / MIB:.0f}", f"{max(own) / MIB:.0f}", f"{sum(share) / MIB:.0f}", *parts])
+            total[clients] = sum(a["pss"] for a in actors)
+            backbone = [sum(a["backbone"][kind] for a in actors) for kind in ("rss", "pss", "copied")]
+            rows.append([str(clients), *map(mib, (fmean(a["uss"] for a in actors), total[clients], *backbone))])
+    report(plan, rows, (total[ACTORS[-1]] - total[ACTORS[0]]) / (ACTORS[-1] - ACTORS[0]))
+
+
+def report(plan: Plan, rows: list[list[str]], more: float) -> None:
     state = 4 * (plan.private + plan.shared)
-    print(f"backbone {plan.bytes_backbone / MIB:.0f} MiB; a client's trained state {state / MIB:.1f} MiB in float32, "
-          f"with gradients and moments {4 * state / MIB:.1f} MiB")  # fmt: skip
-    head = ("actors", "own memory, mean", "own memory, most", "sum of shares", "backbone mapped", "backbone, shares", "written to")
+    print(f"backbone: {mib(plan.bytes_backbone)} MiB")
+    print(f"a client's trained numbers: {mib(state)} MiB, with gradients and AdamW's moments {mib(4 * state)} MiB")
+    head = ("actors", "own, mean", "all together", "backbone mapped", "backbone, counted once", "backbone copied")
     print(table(head, rows))
-    more = (total[ACTORS[-1]] - total[ACTORS[0]]) / (ACTORS[-1] - ACTORS[0])
-    print(f"one more actor: {more / MIB:.0f} MiB in all, {(more - 4 * state) / MIB:.0f} MiB without its trained state (MiB everywhere)")
+    print(f"one more actor: {mib(more)} MiB, of which {mib(more - 4 * state)} are not its trained state (all in MiB)")
+
+
+def mib(size: float) -> str:
+    return f"{size / MIB:.0f}"
 
 
 if __name__ == "__main__":

@@ -69,7 +69,15 @@ def main() -> None:
     asked = parser.parse_args()
     file = CONFIGS / "dolly.yaml" if asked.dolly else None
     sets = (*asked.set, *((f"data.path={asked.dolly}",) if asked.dolly else ()))
-    head = ["method", "trained: shared + private", "base", "shared only", "personalised", "exact match %", "clients won, per seed"]
+    head = [
+        "method",
+        "trained: shared + private",
+        "base",
+        "shared only",
+        "personalised",
+        "exact match %",
+        "clients won, per seed",
+    ]
     with cluster.start("local"):
         rows = [row(name, summaries) for name, summaries in runs(file, sets, asked.seeds)]
     print(machine())

@@ -18,6 +18,7 @@ from flexray import folder
 from flexray.config import Experiment, read_yaml
 from flexray.errors import ConfigError, RunError
 from flexray.sim.job import Job
+from flexray.sim.layout import available
 from flexray.sim.plan import Plan, prepare, resolved
 from flexray.sim.round import InlinePool
 from flexray.sim.run import Event, Finished, run
@@ -54,12 +55,12 @@ def simulate(
     path = Path(out) if out else new_folder(experiment)
     _check_folder(path, resume)
     say = watch or (lambda _: None)
-    with _resources(experiment, verbose) as there:
+    with _joined(experiment, verbose) as there:
         job, plan = prepare(experiment, there, path.absolute() / "private")
         say(plan)
         _open_folder(path, job, plan)
         try:
-            for event in _events(job, path, resume):
+            for event in _events(job, path, resume, there, verbose):
                 say(event)
                 if isinstance(event, Finished):
                     return Run(path, event.summary)
@@ -87,8 +88,8 @@ def load_run(path: Path | str) -> Run:
 
 
 def make_plan(experiment: Experiment) -> Plan:
-    """The plan without the run. Of a cluster's resources it asks the cluster only when it must be joined."""
-    with _resources(experiment, False, start=experiment.resources.address != "local") as there:
+    """The plan without the run."""
+    with _joined(experiment, False) as there:
         return prepare(experiment, there, Path("private"))[1]
 
 
@@ -102,27 +103,29 @@ def new_folder(experiment: Experiment) -> Path:
 
 
 @contextmanager
-def _resources(x: Experiment, verbose: bool, start: bool = True) -> Iterator[dict[str, float]]:
-    """What there is to run on, Ray up and running if it is to be used."""
-    if x.resources.backend == "inline" or not start:
-        import torch
+def _joined(x: Experiment, verbose: bool) -> Iterator[dict[str, float]]:
+    """What there is to run on: a running cluster's resources, or this machine's. A local Ray is not started yet, so that
+    wrong input is told at once."""
+    from flexray import cluster
 
-        from flexray.sim.layout import available
+    if x.resources.backend == "inline" or (x.resources.address == "local" and not cluster.is_running()):
+        import torch
 
         yield available(torch.cuda.device_count())
     else:
-        from flexray import cluster
-
         with cluster.start(x.resources.address, verbose=verbose) as there:
             yield there
 
 
-def _events(job: Job, path: Path, resume: bool) -> Iterator[Event]:
+def _events(job: Job, path: Path, resume: bool, there: dict[str, float], verbose: bool) -> Iterator[Event]:
     if job.experiment.resources.backend == "inline":
-        return run(job, InlinePool, path, resume)
+        yield from run(job, InlinePool, path, resume)
+        return
+    from flexray import cluster
     from flexray.sim import actors
 
-    return actors.simulate(job, path.absolute(), resume)
+    with cluster.start("local", verbose=verbose, num_cpus=int(there["CPU"]), num_gpus=int(there.get("GPU", 0))):
+        yield from actors.simulate(job, path.absolute(), resume)
 
 
 def _check_folder(path: Path, resume: bool) -> None:

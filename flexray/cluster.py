@@ -43,6 +43,11 @@ def start(address: str = "local", *, verbose: bool = False, **local: object) -> 
         ray.shutdown()
 
 
+def is_running() -> bool:
+    """Whether this process is part of a Ray already."""
+    return ray.is_initialized()
+
+
 def _resources() -> dict[str, float]:
     """The cluster's resources, and under `nodes` how many nodes it has."""
     return ray.cluster_resources() | {"nodes": float(sum(node["Alive"] for node in ray.nodes()))}

@@ -40,10 +40,10 @@ class Train(Section):
     course) where that is set. clip bounds each client's own gradient norm.
     """
 
-    steps: int = Field(default=10, gt=0)
+    steps: int = Field(default=20, gt=0)
     batch: int = Field(default=8, gt=0)
-    lr: float = Field(default=2e-3, gt=0)
-    final_lr: float = Field(default=2e-4, ge=0)
+    lr: float = Field(default=3e-3, gt=0)
+    final_lr: float = Field(default=3e-4, ge=0)
     private_lr: float | None = Field(default=None, gt=0)
     schedule: Literal["cosine", "constant"] = "cosine"
     optimizer: Literal["adamw", "sgd"] = "adamw"
@@ -155,11 +155,19 @@ def _opened(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, type],
     data = values.get("data")
     if data is None or isinstance(data, Mapping):
         partition = built("data.partition", (data or {}).get("partition"), {"name": "column", "column": "client"})
-        values["data"] = {**(data or {}), "partition": partition}
+        values["data"] = {**_labelled(data or {}), "partition": partition}
         chosen["data.partition"] = type(partition)
     elif isinstance(data, Data):
         chosen["data.partition"] = type(data.partition)
     return values, chosen, found
+
+
+def _labelled(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The built-in corpus has its labels in `domain`; of other data only the user knows."""
+    columns = data.get("columns", {})
+    if data.get("path", "builtin") != "builtin" or not isinstance(columns, Mapping):
+        return data
+    return {**data, "columns": {"label": "domain", **columns}}
 
 
 def _read_plugins(values: Mapping[str, Any], found: dict[str, str]) -> dict[str, str]:

@@ -49,7 +49,9 @@ def read_source(name: str, key: str) -> str:
     try:
         return Path(name).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as e:
-        raise ConfigError(f"{key}: expected a readable file, got {name!r} ({e}); check the path") from None
+        raise ConfigError(
+            f"{key}: expected a readable file, got {name!r} ({getattr(e, 'strerror', None) or e}); check the path"
+        ) from None
 
 
 def digest(source: str) -> str:

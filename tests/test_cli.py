@@ -158,7 +158,7 @@ def test_all_problems_one_a_line(flexray):
     refused(
         result,
         "rounds: expected a whole number of at least 1, got 0; the default is 10",
-        "train.lr: expected a number above 0, got 'x'; the default is 0.002",
+        "train.lr: expected a number above 0, got 'x'; the default is 0.003",
     )
 
 
@@ -179,7 +179,7 @@ def test_a_config_that_is_not_there_and_one_that_is_no_yaml(flexray, here):
         ("resources.cpu_per_client=1000", "resources.cpu_per_client: expected at most "),
         ("data.partition.column=nope", "data.partition.column: expected a column of the data ("),
         ("data.columns.output=anwser", "data.columns.output: expected "),
-        ("data.partition=dirichlet", "data.columns.label: expected "),
+        ("data.columns.label=mood", "data.columns.label: expected "),
         ("model.path=./nowhere", "model.path: expected "),
     ],
 )

@@ -43,9 +43,9 @@ WRONG = {
     "rounds=2.5": f"rounds: {COUNT}, got 2.5; the default is 10",
     "rounds=": f"rounds: {COUNT}, got nothing; the default is 10",
     "rounds=[1]": f"rounds: {COUNT}, got [1]; the default is 10",
-    "train.lr=fast": "train.lr: expected a number above 0, got 'fast'; the default is 0.002",
-    "train.lr=nan": "train.lr: expected a number above 0, got 'nan'; the default is 0.002",
-    "train.lr=.inf": "train.lr: expected a number above 0, got inf; the default is 0.002",
+    "train.lr=fast": "train.lr: expected a number above 0, got 'fast'; the default is 0.003",
+    "train.lr=nan": "train.lr: expected a number above 0, got 'nan'; the default is 0.003",
+    "train.lr=.inf": "train.lr: expected a number above 0, got inf; the default is 0.003",
     "seats=foo": "seats: expected auto or a whole number, got 'foo'; the default is 'auto'",
     "seats=false": "seats: expected auto or a whole number, got false; the default is 'auto'",
     "cohort=some": "cohort: expected a number or nothing, got 'some'; leave it out for the default",
@@ -62,7 +62,7 @@ WRONG = {
     "algorithm=5": "algorithm: expected a section with a name, got 5; write `algorithm: {name: flex}`",
     # values
     "rounds=0": f"rounds: {COUNT}, got 0; the default is 10",
-    "train.lr=-1": "train.lr: expected a number above 0, got -1; the default is 0.002",
+    "train.lr=-1": "train.lr: expected a number above 0, got -1; the default is 0.003",
     "resources.gpu_per_client=-1": "resources.gpu_per_client: expected a number of at least 0 or nothing, got -1; "
     "leave it out for the default",
     "algorithm.gate.mode=of": "algorithm.gate.mode: expected add, mix, route, off or open, got 'of'; did you mean 'off'?",
@@ -209,7 +209,7 @@ def test_a_section_of_its_own():
         config.section(Recipe, {"train": {"steps": True}, "lr": 3})
     assert sorted(e.value.problems) == [
         f"lr: {UNKNOWN}; did you mean 'train.lr'?",
-        f"train.steps: {COUNT}, got true; the default is 10",
+        f"train.steps: {COUNT}, got true; the default is 20",
     ]
 
 
@@ -227,3 +227,9 @@ def test_a_section_of_its_own():
 )
 def test_types_in_words(kind, words):
     assert wanted(Key(kind)) == words
+
+
+def test_the_builtin_corpus_brings_its_labels_and_other_data_does_not(tmp_path):
+    assert Experiment().data.columns.label == "domain"
+    assert Experiment(data={"columns": {"label": None}}).data.columns.label is None
+    assert Experiment(data={"path": str(tmp_path)}).data.columns.label is None

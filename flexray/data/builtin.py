@@ -19,6 +19,7 @@ Row = dict[str, str]
 SPLITS = {"train": 0, "valid": 40, "test": 80}  # rows of a client; train: every fact in three wordings, and the skills below
 TRAIN_SKILLS = (130, 200)  # at least, at most
 MAIN_SHARE = 0.8  # of a client's skill rows come from its main domains
+CLIENT_WORLD_SHARE = 0.7  # of the draws of a client's skill row know the part of the world that the public part lacks
 
 
 def rows(seed: int, clients: int) -> dict[str, list[Row]]:
@@ -82,7 +83,8 @@ def _skill_rows(count: int, mains: list[str], split: str, rng: Rng) -> list[Row]
     found: dict[tuple[str, str], Row] = {}
     while len(found) < count:
         domain = str(rng.choice(mains if rng.random() < MAIN_SHARE else list(SKILLS)))
-        row = _row(domain, _of_split(SKILLS[domain], words.WORLD, split, rng))
+        world = words.CLIENT_WORLD if rng.random() < CLIENT_WORLD_SHARE else words.PUBLIC_WORLD
+        row = _row(domain, _of_split(SKILLS[domain], world, split, rng))
         found.setdefault((row["instruction"], row["input"]), row)
     return list(found.values())
 

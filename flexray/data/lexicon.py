@@ -1,9 +1,10 @@
 """The word lists and wordings behind the built-in corpus: plain facts of the world, and the questions of the registers."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any
 
-T = TypeVar("T")
+Entries = tuple[Any, ...]
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -14,10 +15,6 @@ def _pairs(text: str) -> tuple[tuple[str, str], ...]:
     """`a:b c:d` to (("a", "b"), ("c", "d"))."""
     pairs = (item.split(":") for item in _words(text))
     return tuple((left, right) for left, right in pairs)
-
-
-def _most(entries: tuple[T, ...]) -> tuple[T, ...]:
-    return tuple(entry for i, entry in enumerate(entries) if i % 3)
 
 
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
@@ -84,11 +81,14 @@ class World:
     kinds: dict[str, tuple[str, ...]]
 
 
-WORLD = World(CAPITALS, OPPOSITES, PLURALS, PASTS, KINDS)
-# The public part lacks every third entry: what the clients can teach one another.
-PUBLIC_WORLD = World(
-    _most(CAPITALS), _most(OPPOSITES), _most(PLURALS), _most(PASTS), {kind: _most(things) for kind, things in KINDS.items()}
-)
+def _world(part: Callable[[Entries], Entries]) -> World:
+    kinds = {kind: part(things) for kind, things in KINDS.items()}
+    return World(part(CAPITALS), part(OPPOSITES), part(PLURALS), part(PASTS), kinds)
+
+
+# Two thirds of the world are in the public part; the last third only the clients know, and can teach one another.
+PUBLIC_WORLD = _world(lambda entries: tuple(entry for i, entry in enumerate(entries) if i % 3))
+CLIENT_WORLD = _world(lambda entries: entries[::3])
 
 UNITS = (  # the small unit, the large unit, how many small ones make a large one
     ("minutes", "hours", 60), ("seconds", "minutes", 60), ("hours", "days", 24), ("days", "weeks", 7),

@@ -30,7 +30,8 @@ def arrange(x: Experiment, there: Mapping[str, float], cohort: int) -> Layout:
     slots = _slots(cpus, cpu, gpus, (gpu or 0.0) if on_gpu else 0.0)
     placement = x.placement
     if placement == "auto":
-        placement = "pooled" if on_gpu or cohort > slots else "one_per_client"
+        several = isinstance(x.seats, int) and x.seats > 1
+        placement = "pooled" if on_gpu or several or cohort > slots else "one_per_client"
     if on_gpu and (placement == "pooled" or gpu is None):
         slots, gpu = min(int(gpus), int(cpus // cpu)), 1.0
     seats = _seats(x, placement, on_gpu, cohort, slots)

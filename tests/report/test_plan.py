@@ -15,7 +15,7 @@ def printed(plan, width: int = 80) -> list[str]:
 
 def test_the_plan_as_a_person_reads_it(plan):
     assert printed(plan()) == [
-        "method      flex · 12 rounds × 10 steps × 8 rows · seed 0",
+        "method      flex · 12 rounds × 20 steps × 8 rows · seed 0",
         "model       tiny · qwen2_moe · 4 MoE blocks · float32",
         "parameters  2.56 M frozen · 24.6 k shared · 197 k private per client",
         "clients     2, of which 2 a round · builtin dealt by column",

@@ -31,6 +31,10 @@ def test_one_per_client_may_be_asked_for_with_fewer_slots():
     assert place(CPU4, 8, placement="one_per_client") == ("one_per_client", 4, 1, "cpu", 0.0)
 
 
+def test_several_seats_make_a_pool():
+    assert place(CPU4, 4, seats=2) == ("pooled", 2, 2, "cpu", 0.0)
+
+
 def test_a_gpu_is_pooled_with_seats():
     assert place(GPU2, 8) == ("pooled", 2, 4, "cuda", 1.0)
     assert place(GPU2, 100) == ("pooled", 2, 8, "cuda", 1.0)

@@ -64,7 +64,11 @@ def plain_training(x, backbone, corpus, client, start: dict[str, torch.Tensor]) 
 
 
 def test_one_clients_fedavg_is_plain_training(small, tmp_path):
-    x = small(algorithm={"name": "fedavg"}, train={"steps": 4, "batch": 3, "weight_decay": 0.1}, rounds=1)
+    x = small(
+        algorithm={"name": "fedavg"},
+        train={"steps": 4, "batch": 3, "lr": 1e-3, "final_lr": 1e-3, "weight_decay": 0.1},
+        rounds=1,
+    )
     backbone, corpus, clients, trainer = world(x, tmp_path)
     start = start_of(x.algorithm, backbone, x.seed)
     ours = trainer.fit(widen(start, 1))
