@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import ray
 
@@ -16,7 +18,7 @@ PROBE_SECONDS = 3.0
 
 
 @contextmanager
-def start(address: str = "local", *, verbose: bool = False, **local: object) -> Iterator[dict[str, float]]:
+def start(address: str = "local", *, verbose: bool = False, **local: Any) -> Iterator[dict[str, float]]:
     """Ray for the time of the block; gives the cluster's resources and `nodes`. A Ray that is running already is used and left alone.
 
     `local` are `ray.init`'s own options for a local start (num_cpus, …). Joining: `auto`, host:port or ray://host:port.
@@ -32,7 +34,7 @@ def start(address: str = "local", *, verbose: bool = False, **local: object) -> 
         _probe(address)
     options = dict(local, include_dashboard=False) if address == "local" else {}
     try:
-        ray.init(address=address, log_to_driver=verbose, logging_level="warning" if verbose else "error", **options)
+        ray.init(address=address, log_to_driver=verbose, logging_level=logging.WARNING if verbose else logging.ERROR, **options)
     except ConnectionError as e:
         raise ConfigError(
             f"resources.address: expected a running cluster, got {address!r} ({e}); start one, or use local"

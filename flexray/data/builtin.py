@@ -19,6 +19,7 @@ Row = dict[str, str]
 SPLITS = {"train": 0, "valid": 40, "test": 80}  # rows of a client; train: every fact in three wordings, and the skills below
 TRAIN_SKILLS = (130, 200)  # at least, at most
 MAIN_SHARE = 0.8  # of a client's skill rows come from its main domains
+READING_EXTRA = 2  # reading is the slowest to learn: the public part has it three times as often as any other skill
 CLIENT_WORLD_SHARE = 0.7  # of the draws of a client's skill row know the part of the world that the public part lacks
 
 
@@ -36,7 +37,7 @@ def rows(seed: int, clients: int) -> dict[str, list[Row]]:
 def public_rows(seed: int, count: int, split: str = "train") -> list[Row]:
     """Rows of no client: every skill, and facts about public things; what a base may be pretrained on."""
     rng = np.random.default_rng([seed, 1])
-    makers = [*SKILLS.items(), ("facts", public_fact)]
+    makers = [*SKILLS.items(), ("facts", public_fact), *[("reading", SKILLS["reading"])] * READING_EXTRA]
     drawn = (makers[i] for i in rng.integers(len(makers), size=count))
     return [_row(domain, _of_split(maker, words.PUBLIC_WORLD, split, rng)) | {"client": "public"} for domain, maker in drawn]
 

@@ -176,7 +176,7 @@ def kinds(rng: Rng, world: World) -> Asked:
 def reading(rng: Rng, world: World) -> Asked:
     """A register's question about a record that is given: the answers are drawn afresh each time."""
     wordings, private, public, answers = pick(rng, tuple(words.REGISTERS.values()))
-    things = several(rng, private + public, 2, 3)
+    things = several(rng, private + public, 1, 3)
     held = several(rng, answers, len(things), len(things))
     i = int(rng.integers(len(things)))
     return (

@@ -77,7 +77,8 @@ def draw(clients: Sequence[Client], out: Path) -> None:
 
     names, places = _ranked(clients, COLOURS), range(len(clients))
     height = max(2.5, min(0.32 * len(clients), 0.32 * NAMED) + 1.2)
-    axes = Figure(figsize=(9, height), layout="constrained").subplots()
+    figure = Figure(figsize=(9, height), layout="constrained")
+    axes = figure.subplots()
     left, colours = [0] * len(clients), colormaps["tab20"]
     for i, name in enumerate(names or ("train rows",)):
         widths = [dict(_cut(c, names)).get(name, 0) if names else len(c.train) for c in clients]
@@ -90,7 +91,7 @@ def draw(clients: Sequence[Client], out: Path) -> None:
     axes.margins(y=0.01)
     if names:
         axes.legend([_safe(name) for name in names], loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
-    axes.figure.savefig(out, dpi=120, metadata={"Software": None})
+    figure.savefig(out, dpi=120, metadata={"Software": None})
 
 
 def _room(clients: Sequence[Client], width: int) -> int:

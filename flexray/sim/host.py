@@ -92,7 +92,6 @@ class ClientHost:
                     self.store.save(number, round, _of_seat(mine, k))
                 private_seconds += loaded - before + perf_counter() - trained
                 reports += self._reports(group, trainer, vectors, sent)
-        import ctypes; ctypes.CDLL(None).malloc_trim(0)
         total = np.zeros(0, np.float32) if total is None else total
         return total, SliceReport(tuple(reports), perf_counter() - started, private_seconds)
 
