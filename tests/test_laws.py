@@ -174,7 +174,7 @@ def test_frozen_weights_are_bit_identical_after_training(small, tmp_path):
 @pytest.mark.parametrize("order", list(permutations(range(3))))
 def test_the_fold_does_not_mind_the_order_of_arrival(order):
     vectors = [np.array([1e8, 1.0], np.float32), np.array([1.0, 1e-8], np.float32), np.array([-1e8, 1.0], np.float32)]
-    fold, straight = Fold(), Fold()
+    fold, straight = Fold(2, 3), Fold(2, 3)
     for i in order:
         fold.add(i, vectors[i])
     for i in range(3):

@@ -74,42 +74,37 @@ class ClientHost:
 
     def train(self, round: int, groups: Sequence[Group], sent: np.ndarray, total_rows: int) -> tuple[np.ndarray, SliceReport]:
         """The sum of these clients' updates, each weighted by its share of `total_rows`, and the report."""
-        started, private_seconds, total, reports = perf_counter(), 0.0, None, []
-        update_down = self.job.wire.unpack(sent)
+        started, before, total, reports = perf_counter(), self.store.seconds, np.zeros(self.job.wire.numbers, np.float32), []
         for group in groups:
             with _blame(self.job, round, group):
-                before = perf_counter()
-                trainer = self._trainer(group, round)
-                down = Update(widen(update_down.weights, len(group)), widen(update_down.aux, len(group)))
-                mine = self._owned(group, round, trainer, down)
-                loaded = perf_counter()
-                up, mine = self.algorithm.client(trainer, down, mine)
+                trainer, down = self._trainer(group, round), self._widened(sent, len(group))
+                up, mine = self.algorithm.client(trainer, down, self._owned(group, round, trainer, down))
                 _check_finite(trainer.effort.loss)
                 vectors = self.job.wire.pack(up, len(group))
                 total = add_weighted(total, vectors, (trainer.rows / total_rows).tolist())
-                trained = perf_counter()
                 for k, number in enumerate(group):
                     self.store.save(number, round, _of_seat(mine, k))
-                private_seconds += loaded - before + perf_counter() - trained
                 reports += self._reports(group, trainer, vectors, sent)
-        total = np.zeros(0, np.float32) if total is None else total
-        return total, SliceReport(tuple(reports), perf_counter() - started, private_seconds)
+        return total, SliceReport(tuple(reports), perf_counter() - started, self.store.seconds - before)
 
     def evaluate(self, round: int, group: Group, sent: np.ndarray, views: Sequence[str], split: str = "test") -> Scores:
         """Counts of every metric for these clients as they are before `round`, in the views `base`, `shared`, `personal`."""
         with _blame(self.job, round, group):
-            trainer = self._trainer(group, round)
-            update = self.job.wire.unpack(sent)
-            down = Update(widen(update.weights, len(group)), widen(update.aux, len(group)))
+            trainer, down = self._trainer(group, round), self._widened(sent, len(group))
             weights = {"base": State(), "shared": down.weights}
             if "personal" in views:
-                mine = self._owned(group, round, trainer, down)
-                weights["personal"] = self.algorithm.personal(trainer, down, mine)
+                weights["personal"] = self.algorithm.personal(trainer, down, self._owned(group, round, trainer, down))
             clients = [self.job.clients[number] for number in group]
             chosen = {view: weights[view] for view in views}
             batch = self.experiment.evaluation.batch
             counts = score(self.backbone, trainer.seats, self.corpus, clients, chosen, self.job.metrics, batch, split)
             return dict(zip(group, counts, strict=True))
+
+    def _widened(self, sent: np.ndarray, seats: int) -> Update:
+        """What the server sent, in every seat, on the device."""
+        update = self.job.wire.unpack(sent)
+        weights, aux = ({n: t.to(self.backbone.device) for n, t in s.items()} for s in (update.weights, update.aux))
+        return Update(widen(weights, seats), widen(aux, seats))
 
     def _trainer(self, group: Group, round: int) -> SeatTrainer:
         if self.seats is None or self.seats.seats != len(group):

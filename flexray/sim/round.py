@@ -14,7 +14,6 @@ from flexray.sim import schedule
 from flexray.sim.host import ClientHost, ClientReport, Scores, SliceReport
 from flexray.sim.job import Job
 from flexray.sim.schedule import Group
-from flexray.sim.wire import add_weighted
 from flexray.state import ServerState
 
 Slice = tuple[Group, ...]
@@ -103,23 +102,23 @@ class RoundReport:
 
 
 class Fold:
-    """Adds slices up in their own order whatever the order they arrive in, holding only those that came too early."""
+    """Adds `slices` vectors [P] up in their own order whatever the order they arrive in, holding only those that came too early."""
 
-    def __init__(self):
-        self._total: np.ndarray | None = None
+    def __init__(self, numbers: int, slices: int):
+        self._total = np.zeros(numbers, np.float32)
         self._early: dict[int, np.ndarray] = {}
-        self._next = 0
+        self._next, self._slices = 0, slices
 
     def add(self, number: int, vector: np.ndarray) -> None:
         self._early[number] = vector
         while self._next in self._early:
-            self._total = add_weighted(self._total, self._early.pop(self._next)[None], [1.0])
+            self._total += self._early.pop(self._next)
             self._next += 1
 
     @property
     def result(self) -> np.ndarray:
-        """The sum of all that came."""
-        assert self._total is not None and not self._early, f"slice {self._next} never came"
+        """The sum of all."""
+        assert self._next == self._slices, f"slice {self._next} of {self._slices} never came"
         return self._total
 
 
@@ -131,7 +130,7 @@ def play(
     cohort = schedule.cohort(x.seed, round, len(job.clients), x.cohort)
     slices = schedule.slices(schedule.groups(cohort, job.layout.seats))
     sent = job.wire.pack_one(state.sent)
-    handling, fold, reports = perf_counter() - started, Fold(), []
+    handling, fold, reports = perf_counter() - started, Fold(job.wire.numbers, len(slices)), []
     for number, vector, report in pool.train(Task(round, slices, sent, sum(len(job.clients[c].train) for c in cohort))):
         before = perf_counter()
         fold.add(number, vector)

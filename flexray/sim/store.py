@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from time import perf_counter
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -21,6 +22,8 @@ class PrivateStore:
 
     def __init__(self, root: Path, names: Sequence[str]):
         self.root, self.names = root, names
+        self.seconds = 0.0
+        """Spent on reading and writing so far."""
 
     def folder(self, client: int) -> Path:
         """Where this client's files are. The number keeps names apart that differ only in odd characters."""
@@ -29,10 +32,12 @@ class PrivateStore:
 
     def load(self, client: int, before: int) -> ClientState | None:
         """The state as it was before round `before`, or None for a newcomer."""
+        started = perf_counter()
         rounds = [r for r in self._rounds(client) if r < before]
         if not rounds:
             return None
         tensors = load_file(self._file(client, max(rounds)))
+        self.seconds += perf_counter() - started
         return ClientState(_under(tensors, "weights"), _under(tensors, "memory"))
 
     def save(self, client: int, round: int, state: ClientState) -> None:
@@ -40,7 +45,7 @@ class PrivateStore:
         tensors = {f"weights|{n}": t for n, t in state.weights.items()} | {f"memory|{n}": t for n, t in state.memory.items()}
         if not tensors:
             return
-        folder = self.folder(client)
+        started, folder = perf_counter(), self.folder(client)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         temporary = folder / f".{os.getpid()}.tmp"
         save_file({n: t.detach().cpu().contiguous() for n, t in tensors.items()}, temporary)
@@ -48,6 +53,7 @@ class PrivateStore:
         os.replace(temporary, self._file(client, round))
         for old in self._rounds(client)[:-2]:
             self._file(client, old).unlink(missing_ok=True)
+        self.seconds += perf_counter() - started
 
     def forget_after(self, round: int) -> None:
         """Drop what was written in rounds after `round`: they were never finished."""

@@ -57,9 +57,8 @@ class Wire:
         return Update(state)
 
 
-def add_weighted(total: np.ndarray | None, vectors: np.ndarray, weights: Sequence[float]) -> np.ndarray:
-    """total + Σ_k weights_k · vectors_k, seat by seat in order: [K, P] into [P]."""
+def add_weighted(total: np.ndarray, vectors: np.ndarray, weights: Sequence[float]) -> np.ndarray:
+    """total + Σ_k weights_k · vectors_k, in place and seat by seat in order: [K, P] into [P]."""
     for vector, weight in zip(vectors, weights, strict=True):
-        term = np.float32(weight) * vector
-        total = term if total is None else np.add(total, term, out=total)
-    return np.zeros(0, np.float32) if total is None else total
+        total += np.float32(weight) * vector
+    return total

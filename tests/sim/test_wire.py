@@ -49,8 +49,8 @@ def test_auxiliary_tensors_are_not_smuggled_out():
 
 
 def test_weighted_sums_by_hand():
-    # 0.25 · [1, 2] + 0.75 · [3, 4] = [2.5, 3.5]; then + 1 · [1, 1]
-    total = add_weighted(None, np.array([[1, 2], [3, 4]], np.float32), [0.25, 0.75])
+    # 0 + 0.25 · [1, 2] + 0.75 · [3, 4] = [2.5, 3.5]; then + 1 · [1, 1]
+    total = add_weighted(np.zeros(2, np.float32), np.array([[1, 2], [3, 4]], np.float32), [0.25, 0.75])
     assert total.tolist() == [2.5, 3.5]
     assert add_weighted(total, np.ones((1, 2), np.float32), [1.0]).tolist() == [3.5, 4.5]
 
