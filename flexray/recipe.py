@@ -44,7 +44,7 @@ class Architecture(config.Section):
 
 
 class Vocabulary(config.Section):
-    """path: a tokenizer's folder or hub id; unset, a byte-level one of `size` tokens is learnt from the train rows."""
+    """path: `tiny`, a tokenizer's folder or hub id; unset, a byte-level one of `size` tokens is learnt from the train rows."""
 
     path: str | None = None
     size: int = Field(default=1280, ge=320)
@@ -132,10 +132,12 @@ def _builtin_row(split: str, row: dict[str, str]) -> Row:
 
 def tokenizer(recipe: Recipe, train: list[Row], folder: Path) -> Path:
     """The folder of the tokenizer that the recipe names or has made."""
+    from flexray.models import tiny
     from flexray.models.tokenizer import Tokenizer, build
 
     if recipe.tokenizer.path:
-        Tokenizer(recipe.tokenizer.path).save(folder)
+        path = tiny.folder() if recipe.tokenizer.path == "tiny" else recipe.tokenizer.path
+        Tokenizer(path, key="tokenizer.path").save(folder)
     else:
         texts = (text for row in train for text in (row.instruction, row.input, row.output) if text)
         build(texts, recipe.tokenizer.size).save_pretrained(folder)

@@ -115,6 +115,12 @@ def test_wrong_recipes_are_refused(tmp_path, sets, message):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_tokenizer_that_is_not_there_is_refused(tmp_path):
+    sets = [s for s in SMALL if not s.startswith("tokenizer")]
+    with pytest.raises(ConfigError, match=r"tokenizer.path: expected a model with a tokenizer, got './nowhere'"):
+        pretrain.run(None, (*sets, "tokenizer.path=./nowhere"), tmp_path / "out", [].append)
+
+
 def test_what_is_no_base_is_not_written_over(tmp_path):
     (tmp_path / "mine.txt").write_text("precious")
     with pytest.raises(ConfigError, match=r"--out: expected a new folder or that of an earlier base, got .*; choose another"):

@@ -30,10 +30,11 @@ class Tokenizer:
     changes the tokens of a text or the chat template.
     """
 
-    def __init__(self, path: str | Path, revision: str | None = None, trust_remote_code: bool = False):
-        self._inner = _load(str(path), revision, trust_remote_code)
+    def __init__(self, path: str | Path, revision: str | None = None, trust_remote_code: bool = False, key: str = "model.path"):
+        """`key`: the config key to blame."""
+        self._inner = _load(str(path), revision, trust_remote_code, key)
         if self._inner.eos_token_id is None:
-            raise expected("model.path", "a tokenizer with an end-of-sequence token", str(path), "set its eos_token")
+            raise expected(key, "a tokenizer with an end-of-sequence token", str(path), "set its eos_token")
         self.eos: int = self._inner.eos_token_id
         self.vocabulary: int = len(self._inner)
         self.fingerprint: str = _fingerprint(self._inner)
@@ -59,9 +60,10 @@ class Tokenizer:
 
 
 def build(texts: Iterable[str], vocabulary: int):
-    """A byte-level BPE tokenizer of at most so many tokens learnt from texts: any text goes there and back unchanged.
+    """A byte-level BPE tokenizer of at most so many tokens, learnt from texts; a pure function of them.
 
-    The Alpaca prompt's fixed sentences and headings are one token each, so that they cost a small model next to nothing.
+    Any text goes there and back unchanged, but for the names of the four special tokens. The Alpaca prompt's fixed
+    sentences and headings are one token each, so that they cost a small model next to nothing.
     """
     from tokenizers import AddedToken, Regex, models, pre_tokenizers, trainers
     from tokenizers import Tokenizer as Raw
@@ -83,7 +85,7 @@ def build(texts: Iterable[str], vocabulary: int):
     return PreTrainedTokenizerFast(tokenizer_object=raw, eos_token=END, pad_token=PAD, chat_template=CHAT)
 
 
-def _load(path: str, revision: str | None, trust_remote_code: bool):
+def _load(path: str, revision: str | None, trust_remote_code: bool, key: str):
     try:
         if _is_plain(Path(path)):
             from transformers import PreTrainedTokenizerFast
@@ -94,7 +96,7 @@ def _load(path: str, revision: str | None, trust_remote_code: bool):
         return AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
     except Exception as e:  # no such folder or id, no network, broken files: transformers raises many kinds
         reason = (str(e).strip() or type(e).__name__).splitlines()[0]
-        raise expected("model.path", "a model with a tokenizer", path, f"check the path or add the tokenizer ({reason})") from e
+        raise expected(key, "a model with a tokenizer", path, f"check the path or add the tokenizer ({reason})") from e
 
 
 def _is_plain(folder: Path) -> bool:
