@@ -79,11 +79,13 @@ def main() -> None:
     with TemporaryDirectory() as name:
         model, rows, total = Path(name) / "model", [], {}
         save_model(model)
+        plan = None
         for clients in ACTORS:
             plan, actors = measured(model, Path(name), clients)
             total[clients] = sum(a["pss"] for a in actors)
             backbone = [sum(a["backbone"][kind] for a in actors) for kind in ("rss", "pss", "copied")]
             rows.append([str(clients), *map(mib, (fmean(a["uss"] for a in actors), total[clients], *backbone))])
+    assert plan is not None
     report(plan, rows, (total[ACTORS[-1]] - total[ACTORS[0]]) / (ACTORS[-1] - ACTORS[0]))
 
 

@@ -8,7 +8,7 @@ from multiprocessing.connection import Connection
 from time import perf_counter
 from typing import Any
 
-from benchmarks.plain import State, Work
+from benchmarks.plain import State, Work, mean
 
 
 class Process:
@@ -68,18 +68,26 @@ def _serve(pipe: Connection, threads: int) -> None:
         pipe.send((perf_counter() - started, result))
 
 
+Result = tuple[float, State, list[State]]
+"""Seconds, the shared state as a server would have it, and every client's own."""
+
+
 class Independent:
     """One single-thread process per client; a run takes as long as the slowest."""
 
     def __init__(self, works: Sequence[Work], experts: str):
+        self._works = works
         self._processes = [Process([work], 1, experts) for work in works]
 
-    def run(self, rounds: int) -> tuple[float, list[State]]:
-        """Seconds, and every client's state."""
+    def run(self, rounds: int) -> Result:
+        """Trains so many rounds' steps. The mean is taken after the clock has stopped: nobody shares anything here."""
         for process in self._processes:
             process.send("independent", rounds)
         given = [process.receive() for process in self._processes]
-        return max(seconds for seconds, _ in given), [state for _, state in given]
+        states = [state for _, state in given]
+        names = [name for name in states[0] if name.startswith("lora/")]
+        shared = {name: mean([(s[name], w.weight) for s, w in zip(states, self._works, strict=True)]) for name in names}
+        return max(seconds for seconds, _ in given), shared, states
 
     def close(self) -> None:
         for process in self._processes:
@@ -92,9 +100,10 @@ class Sequential:
     def __init__(self, works: Sequence[Work], threads: int, experts: str):
         self._process = Process(works, threads, experts)
 
-    def run(self, rounds: int) -> tuple[float, tuple[State, list[State]]]:
-        """Seconds, and the shared state and every client's own."""
-        return self._process.ask("sequential", rounds)
+    def run(self, rounds: int) -> Result:
+        """Plays so many federated rounds."""
+        seconds, (shared, own) = self._process.ask("sequential", rounds)
+        return seconds, shared, own
 
     def close(self) -> None:
         self._process.close()

@@ -32,11 +32,13 @@ def wide_rank(file: Path | None, sets: tuple[str, ...]) -> int:
     return round(flex.experiment.algorithm.shared[0].config.rank * (flex.shared + flex.private) / flex.shared)
 
 
-def runs(file: Path | None, sets: tuple[str, ...], seeds: int) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+def runs(
+    file: Path | None, sets: tuple[str, ...], seeds: int, methods: list[str]
+) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """Each method with the summaries of its seeds."""
     rank = wide_rank(file, sets)
-    for name, settings in METHODS.items():
-        chosen = tuple(s.format(wide=rank, alpha=2 * rank) for s in settings)
+    for name in methods:
+        chosen = tuple(s.format(wide=rank, alpha=2 * rank) for s in METHODS[name])
         with TemporaryDirectory() as folder:
             found = [
                 api.simulate(config.load(file, (*sets, *chosen, f"seed={seed}", "evaluation.every=1000")), f"{folder}/{seed}")
@@ -65,6 +67,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dolly", metavar="FOLDER", help="configs/dolly.yaml on this folder instead of the embedded default")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--method", action="append", choices=METHODS, help="only this one; repeatable")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="further settings of every run")
     asked = parser.parse_args()
     file = CONFIGS / "dolly.yaml" if asked.dolly else None
@@ -79,7 +82,7 @@ def main() -> None:
         "clients won, per seed",
     ]
     with cluster.start("local"):
-        rows = [row(name, summaries) for name, summaries in runs(file, sets, asked.seeds)]
+        rows = [row(name, summaries) for name, summaries in runs(file, sets, asked.seeds, asked.method or list(METHODS))]
     print(machine())
     print(table(head, rows))
 

@@ -128,3 +128,8 @@ def train(model: Model, work: Work, rounds: int) -> None:
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters.values(), work.clip)
             optimizer.step()
+
+
+def mean(terms: Sequence[tuple[Tensor, float]]) -> Tensor:
+    """The weighted sum."""
+    return torch.stack([weight * t for t, weight in terms]).sum(0)

@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from torch import Tensor
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
-from benchmarks.plain import Model, Row, State, Work, collate
+from benchmarks.plain import Model, Row, State, Work, collate, mean
 
 
 def federate(model: Model, works: Sequence[Work], rounds: int) -> tuple[State, list[State]]:
@@ -29,12 +28,8 @@ def federate(model: Model, works: Sequence[Work], rounds: int) -> tuple[State, l
                 trained = model.dump()
                 updates.append({name: t for name, t in trained.items() if name in shared})
                 own[k] = {name: t for name, t in trained.items() if name not in shared}
-            shared = {name: _mean([(u[name], work.weight) for u, work in zip(updates, works, strict=True)]) for name in shared}
+            shared = {name: mean([(u[name], work.weight) for u, work in zip(updates, works, strict=True)]) for name in shared}
     return shared, own
-
-
-def _mean(terms: Sequence[tuple[Tensor, float]]) -> Tensor:
-    return sum((weight * t for t, weight in terms[1:]), terms[0][1] * terms[0][0])
 
 
 def _trainer(model: Model, work: Work, round: int, folder: str) -> Trainer:

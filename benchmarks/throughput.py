@@ -103,24 +103,18 @@ def works_of(x: Experiment, job: Job, starts: Sequence[State]) -> list[Work]:
     ]
 
 
-def check(name: str, works: Sequence[Work], shared: State, own: Sequence[State], found: tuple[State, Sequence[State]]) -> None:
+def check(name: str, works: Sequence[Work], ours: tuple[State, list[State]], theirs: tuple[State, list[State]]) -> None:
     """The same work gives the same weights."""
-    apart = [_apart(shared, found[0]), *(_apart(mine, its) for mine, its in zip(own, found[1], strict=True))]
-    moved = [_apart(mine, work.start) for mine, work in zip(own, works, strict=True)]
-    print(f"  {name}: weights differ by at most {max(apart):.1e} after a round that moved them by up to {max(moved):.1e}")
+    apart = [_apart(ours[0], theirs[0]), *(_apart(mine, its) for mine, its in zip(ours[1], theirs[1], strict=True))]
+    moved = max(_apart(mine, work.start) for mine, work in zip(ours[1], works, strict=True))
+    print(f"  {name}: weights differ by at most {max(apart):.1e} after a round that moved them by up to {moved:.1e}")
     if max(apart) > TOLERANCE:
-        sys.exit(f"{name} did not do the same work: weights differ by {max(apart):.1e}, more than {TOLERANCE:.0e}")
+        sys.exit(f"{name} did not do the same work: weights differ by more than {TOLERANCE:.0e}")
 
 
 def _apart(x: State, y: State) -> float:
     """The largest difference of a trained number."""
     return max(float((t - y[name].view_as(t)).abs().max()) for name, t in x.items() if t.is_floating_point())
-
-
-def averaged(works: Sequence[Work], states: Sequence[State]) -> tuple[State, Sequence[State]]:
-    """What a server would make of independent clients after one round."""
-    names = [name for name in states[0] if name.startswith("lora/")]
-    return {name: sum(w.weight * s[name] for w, s in zip(works, states, strict=True)) for name in names}, states  # pyright: ignore
 
 
 def simulated(x: Experiment, folder: Path) -> Callable[[], Speed]:
@@ -138,9 +132,19 @@ def simulated(x: Experiment, folder: Path) -> Callable[[], Speed]:
     return run
 
 
+def contestants(works: Sequence[Work]) -> dict[str, Callable[[], Independent | Sequential]]:
+    """Every peer by name, not started yet."""
+    made: dict[str, Callable[[], Independent | Sequential]] = {
+        f"independent, {experts}": lambda experts=experts: Independent(works, experts) for experts in EXPERTS
+    }
+    for threads in (len(os.sched_getaffinity(0)), 1):
+        made[f"sequential, {threads} threads"] = lambda threads=threads: Sequential(works, threads, "eager")
+    return made
+
+
 def rated(peer: Independent | Sequential, works: Sequence[Work], rounds: int) -> Callable[[], float]:
-    """One run of a peer per call, in tokens per second; the sequential ones, which are slow and steady, play two rounds."""
-    played = rounds if isinstance(peer, Independent) else min(rounds, 2)
+    """One run of a peer per call, in tokens per second; the sequential ones, which are slow and steady, play one round."""
+    played = rounds if isinstance(peer, Independent) else 1
     return lambda: sum(work.tokens_in(played) for work in works) / peer.run(played)[0]
 
 
@@ -148,7 +152,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--steps", type=int, default=20, help="local steps per round")
-    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--peers", nargs="+", choices=("independent", "sequential"), default=["independent", "sequential"])
     options = parser.parse_args()
     print(machine())
     with TemporaryDirectory() as folder:
@@ -165,11 +170,10 @@ def measure(options: argparse.Namespace, folder: Path) -> None:
         works = works_of(x, job, starts)
         tokens = sum(work.tokens_in(options.rounds) for work in works)
         print(f"{CLIENTS} clients × {options.rounds} rounds × {options.steps} steps × {x.train.batch} rows = {tokens} tokens")
-        peers: dict[str, Any] = {f"independent, {experts}": Independent(works, experts) for experts in EXPERTS}
-        peers |= {f"sequential, {n} threads": Sequential(works, n, "eager") for n in (len(os.sched_getaffinity(0)), 1)}
+        chosen = {name: make for name, make in contestants(works).items() if name.startswith(tuple(options.peers))}
+        peers = {name: make() for name, make in chosen.items()}
         for name, peer in peers.items():
-            found = peer.run(1)[1]
-            check(name, works, shared, own, averaged(works, found) if name.startswith("independent") else found)
+            check(name, works, (shared, own), peer.run(1)[1:])
         runs: dict[str, Callable[[], Any]] = {"flexray": simulated(x, folder)}
         runs |= {name: rated(peer, works, options.rounds) for name, peer in peers.items()}
         report(interleaved(runs, options.repetitions))
