@@ -77,25 +77,21 @@ def main() -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     print(machine())
     with TemporaryDirectory() as name:
-        model, rows, total = Path(name) / "model", [], {}
+        model, rows, own, plan = Path(name) / "model", [], 0.0, None
         save_model(model)
-        plan = None
         for clients in ACTORS:
             plan, actors = measured(model, Path(name), clients)
-            total[clients] = sum(a["pss"] for a in actors)
             backbone = [sum(a["backbone"][kind] for a in actors) for kind in ("rss", "pss", "copied")]
-            rows.append([str(clients), *map(mib, (fmean(a["uss"] for a in actors), total[clients], *backbone))])
+            own = fmean(a["uss"] for a in actors) - (backbone[0] if clients == 1 else 0)  # one mapper's pages are its own
+            rows.append([str(clients), *map(mib, (own, sum(a["pss"] for a in actors), *backbone))])
     assert plan is not None
-    report(plan, rows, (total[ACTORS[-1]] - total[ACTORS[0]]) / (ACTORS[-1] - ACTORS[0]))
-
-
-def report(plan: Plan, rows: list[list[str]], more: float) -> None:
-    state = 4 * (plan.private + plan.shared)
-    print(f"backbone: {mib(plan.bytes_backbone)} MiB")
-    print(f"a client's trained numbers: {mib(state)} MiB, with gradients and AdamW's moments {mib(4 * state)} MiB")
-    head = ("actors", "own, mean", "all together", "backbone mapped", "backbone, counted once", "backbone copied")
+    state = 16 * (plan.private + plan.shared)
+    print(
+        f"backbone: {mib(plan.bytes_backbone)} MiB; what a client trains, with gradients and AdamW's moments: {mib(state)} MiB"
+    )
+    head = ("actors", "own memory of one", "all together", "backbone mapped", "backbone, each page once", "backbone copied")
     print(table(head, rows))
-    print(f"one more actor: {mib(more)} MiB, of which {mib(more - 4 * state)} are not its trained state (all in MiB)")
+    print(f"one more actor: {mib(own)} MiB, without what it trains {mib(own - state)} MiB = {(own - state) / 1e6:.0f} MB")
 
 
 def mib(size: float) -> str:

@@ -78,13 +78,9 @@ class ClientHost:
         started, before, total, reports = perf_counter(), self.store.seconds, np.zeros(self.job.wire.numbers, np.float32), []
         for group in groups:
             with _blame(self.job, round, group):
-                trainer, down = self._trainer(group, round), self._widened(sent, len(group))
-                up, mine = self.algorithm.client(trainer, down, self._owned(group, round, trainer, down))
-                _check_finite(trainer.effort.loss)
-                vectors = self.job.wire.pack(up, len(group))
+                trainer = self._trainer(group, round)
+                vectors = self._turn(trainer, group, round, sent)
                 total = add_weighted(total, vectors, (trainer.rows / total_rows).tolist())
-                for k, number in enumerate(group):
-                    self.store.save(number, round, _of_seat(mine, k))
                 reports += self._reports(group, trainer, vectors, sent)
         _give_back()
         return total, SliceReport(tuple(reports), perf_counter() - started, self.store.seconds - before)
@@ -107,6 +103,16 @@ class ClientHost:
         update = self.job.wire.unpack(sent)
         weights, aux = ({n: t.to(self.backbone.device) for n, t in s.items()} for s in (update.weights, update.aux))
         return Update(widen(weights, seats), widen(aux, seats))
+
+    def _turn(self, trainer: SeatTrainer, group: Group, round: int, sent: np.ndarray) -> np.ndarray:
+        """One group's training, private state from and to the store: what goes up, [K, P]."""
+        down = self._widened(sent, len(group))
+        up, mine = self.algorithm.client(trainer, down, self._owned(group, round, trainer, down))
+        _check_finite(trainer.effort.loss)
+        vectors = self.job.wire.pack(up, len(group))
+        for k, number in enumerate(group):
+            self.store.save(number, round, _of_seat(mine, k))
+        return vectors
 
     def _trainer(self, group: Group, round: int) -> SeatTrainer:
         if self.seats is None or self.seats.seats != len(group):
