@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -101,11 +101,6 @@ def resolved(job: Job) -> Experiment:
     """The experiment with what `auto` chose written into it, so that a resumed run chooses the same."""
     x = job.experiment
     return x.model_copy(update={"placement": job.layout.placement, "seats": job.layout.seats})
-
-
-def with_layout(job: Job, layout: Layout) -> Job:
-    """The same job, seated otherwise."""
-    return replace(job, layout=layout)
 
 
 def _targets(x: Experiment) -> tuple[str, ...]:
