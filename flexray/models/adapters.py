@@ -1,7 +1,7 @@
-"""Low-rank adapters for K seats: where they sit, how they start, what they add to a layer's output.
+"""Adapters for K seats: where they sit, what they consist of, how an A starts, what one adds to a layer's output.
 
-ΔW = (alpha/rank)·B·A (Hu et al. 2021, arXiv 2106.09685). Shape suffixes: K seats, B rows, T tokens, N flat tokens, R rank,
-X input width, Y output width.
+ΔW = (alpha/rank)·B·A (Hu et al. 2021, arXiv 2106.09685), in one part or divided into two, or any ΔW. Shape suffixes: K seats,
+N flat tokens, R rank, X input width, Y output width.
 """
 
 from __future__ import annotations
@@ -12,30 +12,32 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
-from torch.nn import functional as F
+from torch import Tensor, nn
 
 from flexray.parts import Lora, Part
-from flexray.state import State
+from flexray.state import Shapes
 
 if TYPE_CHECKING:
     from flexray.models.backbone import Backbone
 
+SIDES = {"lora": "ab", "lora_a": "a", "lora_b": "b", "delta": "w"}
+"""Kind to the tensors that it has at every layer: A, B, or ΔW itself."""
 
-def lora_shapes(part: Part, backbone: Backbone) -> dict[str, tuple[int, ...]]:
-    """Name to shape of one client's adapters: a [R, X] and b [Y, R] for every site."""
-    lora = _options(part)
-    shapes: dict[str, tuple[int, ...]] = {}
-    for path, linear in backbone.family.adapter_sites(backbone.model, lora.targets).items():
-        shapes[f"{part.name}/{path}/a"] = (lora.rank, linear.in_features)
-        shapes[f"{part.name}/{path}/b"] = (linear.out_features, lora.rank)
+
+def sites(part: Part, backbone: Backbone) -> dict[str, nn.Linear]:
+    """The layers that a part sits on, by path."""
+    return backbone.family.adapter_sites(backbone.model, options(part).targets)
+
+
+def adapter_shapes(part: Part, backbone: Backbone) -> Shapes:
+    """Name to shape of one client's adapters: a [R, X] and b [Y, R], or w [Y, X], for every site."""
+    rank = options(part).rank
+    shapes: Shapes = {}
+    for path, linear in sites(part, backbone).items():
+        X, Y = linear.in_features, linear.out_features
+        shape = {"a": (rank, X), "b": (Y, rank), "w": (Y, X)}
+        shapes |= {f"{part.name}/{path}/{side}": shape[side] for side in SIDES[part.kind]}
     return shapes
-
-
-def fresh_lora(part: Part, backbone: Backbone, seed: int) -> State:
-    """One client's starting adapters, the same for everybody: A random by (seed, name), B zero; on the CPU."""
-    shapes = lora_shapes(part, backbone)
-    return {name: random_a(shape, seed, name) if name.endswith("/a") else torch.zeros(shape) for name, shape in shapes.items()}
 
 
 def random_a(shape: Sequence[int], seed: int, name: str) -> Tensor:
@@ -49,26 +51,17 @@ def seeded(seed: int, name: str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
-def adapted(out_KNY: Tensor, x_KNX: Tensor, a_KRX: Tensor, b_KYR: Tensor, scale: float) -> Tensor:
-    """The layer's output with every seat's own adapter added. With b = 0 it is the layer's output, bit for bit."""
+def adapted(
+    out_KNY: Tensor, x_KNX: Tensor, a_KRX: Tensor, b_KYR: Tensor, scale: float, share_KN1: Tensor | None = None
+) -> Tensor:
+    """The layer's output with every seat's own adapter added, times its share. With b = 0 it is the output, bit for bit."""
     low_KNR = torch.bmm(x_KNX, a_KRX.to(x_KNX.dtype).mT)
+    if share_KN1 is not None:
+        low_KNR = low_KNR * share_KN1
     return torch.baddbmm(out_KNY, low_KNR, b_KYR.to(x_KNX.dtype).mT, alpha=scale)
 
 
-def dropped(x_KBTX: Tensor, p: float, generators: Sequence[torch.Generator], widths: Sequence[int] | None) -> Tensor:
-    """Dropout whose mask, seat by seat, comes from that seat's generator and covers its own `widths[k]` tokens only.
-
-    So a seat's masks do not depend on who shares the forward; what a wider neighbour pads stays as it is.
-    """
-    _, B, T, X = x_KBTX.shape
-    masks = []
-    for generator, width in zip(generators, widths or [T] * len(generators), strict=True):
-        mask_BTX = torch.empty(B, width, X, device=x_KBTX.device, dtype=x_KBTX.dtype)
-        mask_BTX.bernoulli_(1 - p, generator=generator).div_(1 - p)
-        masks.append(F.pad(mask_BTX, (0, 0, 0, T - width), value=1.0))
-    return x_KBTX * torch.stack(masks)
-
-
-def _options(part: Part) -> Lora:
+def options(part: Part) -> Lora:
+    """Of an adapter."""
     assert isinstance(part.config, Lora)
     return part.config

@@ -1,6 +1,6 @@
 """Grafting: what a client's private experts and gates are, and what they start as.
 
-Shape suffixes: G grafted experts, D width, I expert width, R rank.
+Shape suffixes: G grafted experts, D width.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from flexray.errors import ConfigError
 from flexray.models import selection
 from flexray.models.adapters import random_a
-from flexray.models.grafted import entry, stored
+from flexray.models.grafted import low_rank_shapes, stored
 from flexray.models.selection import Batch, Choice
 from flexray.parts import Gate, Graft, Part
 from flexray.state import State
@@ -55,7 +55,7 @@ def _expert_start(block: Block, chosen: list[int], graft: Graft, prefix: str, se
         if graft.start == "identity":
             start |= {name: torch.zeros_like(t) for name, t in start.items() if name.startswith("down")}
         return {f"{prefix}/index": index} | {f"{prefix}/{name}": t for name, t in start.items()}
-    shapes = {f"{prefix}/{name}": shape for name, shape in _adapter_shapes(block, graft).items()}
+    shapes = {f"{prefix}/{name}": shape for name, shape in low_rank_shapes(block, graft.experts, graft.rank).items()}
     adapters = {n: random_a(shape, seed, n) if n.endswith("_a") else torch.zeros(shape) for n, shape in shapes.items()}
     return {f"{prefix}/index": index} | adapters
 
@@ -74,13 +74,13 @@ def _gate_start(block: Block, chosen: list[int], gate: Gate, prefix: str) -> Sta
 def graft_shapes(backbone: Backbone, expert: Part, gate: Part | None) -> dict[str, tuple[int, ...]]:
     """Name to shape of one client's grafted experts and gates.
 
-    A gate that stands open has nothing to train, so no tensors; where it is off, neither has the expert.
+    A gate that stands open, or an expert in place, has no gate tensors: nothing to train; where it is off, neither has the expert.
     """
     graft, mode = _graft(expert), _gate(gate)
     check(backbone, graft, mode)
     shapes: dict[str, tuple[int, ...]] = {}
     for block in backbone.blocks if not _is_off(mode) else ():
-        own = _copy_shapes(block, graft) if graft.train == "full" else _adapter_shapes(block, graft)
+        own = _copy_shapes(block, graft) if graft.train == "full" else low_rank_shapes(block, graft.experts, graft.rank)
         own = {"index": (graft.experts,)} | own
         shapes |= {f"{expert.name}/{block.name}/{name}": shape for name, shape in own.items()}
         if gate is not None and mode is not None and _is_trained(mode):
@@ -91,13 +91,6 @@ def graft_shapes(backbone: Backbone, expert: Part, gate: Part | None) -> dict[st
 
 def _copy_shapes(block: Block, graft: Graft) -> dict[str, tuple[int, ...]]:
     return {name: (graft.experts, *t.shape[1:]) for name, t in stored(block.experts).items()}
-
-
-def _adapter_shapes(block: Block, graft: Graft) -> dict[str, tuple[int, ...]]:
-    G, R, D, I = graft.experts, graft.rank, block.width, block.expert_width  # noqa: E741
-    inward = ("gate", "up") if entry(block.experts) == "gate_up" else ("up",)
-    shapes = {f"{name}_{side}": (G, R, D) if side == "a" else (G, I, R) for name in inward for side in "ab"}
-    return shapes | {"down_a": (G, R, I), "down_b": (G, D, R)}
 
 
 def pairs(parts: tuple[Part, ...]) -> list[tuple[Part, Part | None]]:
@@ -118,7 +111,7 @@ def _problems(block: Block, graft: Graft, gate: Gate | None) -> Iterator[str]:
     most, softmax = block.n_experts, block.scores in ("softmax_all", "softmax_topk")
     if gate is not None and gate.mode == "route" and not softmax:
         yield (
-            "algorithm.gate.mode: expected add, mix, open or off with a router whose weights are no softmax, got 'route'; "
+            "algorithm.gate.mode: expected add, mix, open or off (or in_place) with a router whose weights are no softmax, got 'route'; "
             "set gate.mode to add"
         )
     if graft.experts > most:

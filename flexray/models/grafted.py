@@ -6,6 +6,8 @@ activation: 2I with a gate projection (concatenated or interleaved), I without.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -32,8 +34,8 @@ def expert(block: Block, i: int, x_ND: Tensor) -> Tensor:
     """Pretrained expert i alone, unweighted: [N, D] to [N, D]."""
     e = block.experts
     own = {name: t[i] for name, t in stored(e).items()}
-    hidden_NI = _activated(e, _linear(e, x_ND, own[entry(e)], own.get(f"{entry(e)}_bias")))
-    return _normed(e, _linear(e, hidden_NI, own["down"], own.get("down_bias")))
+    hidden_NI = activated(e, _linear(e, x_ND, own[entry(e)], own.get(f"{entry(e)}_bias")))
+    return normed(e, _linear(e, hidden_NI, own["down"], own.get("down_bias")))
 
 
 def grafted(block: Block, tensors: State, x_KND: Tensor, graft: Graft) -> Tensor:
@@ -52,22 +54,22 @@ def _copied(e: Any, own: State, x_KND: Tensor) -> Tensor:
         bias = own.get(f"{name}_bias")
         return _linear(e, x, own[name], None if bias is None else bias.unsqueeze(-2))
 
-    return _normed(e, project("down", _activated(e, project(entry(e), x_KND.unsqueeze(1)))))
+    return normed(e, project("down", activated(e, project(entry(e), x_KND.unsqueeze(1)))))
 
 
 def _alias(e: Any, own: State, index_KG: list[list[int]], x_KND: Tensor, graft: Graft) -> Tensor:
     """The frozen experts, used in place, with adapters; the identity start serves E+LoRA − E."""
     scale, x_KGND = graft.alpha / graft.rank, x_KND.unsqueeze(1).expand(-1, len(index_KG[0]), -1, -1)
     base_KGNH = _frozen(e, entry(e), index_KG, x_KGND)
-    hidden_KGNI = _activated(e, base_KGNH + scale * _fused(e, own, x_KGND))
+    hidden_KGNI = activated(e, base_KGNH + scale * fused(e, partial(_low, own), x_KGND))
     change_KGND = scale * _low(own, "down", hidden_KGNI)
     if graft.start == "copy":
-        return _normed(e, _frozen(e, "down", index_KG, hidden_KGNI) + change_KGND)
-    bare_KGNI = _activated(e, base_KGNH)
+        return normed(e, _frozen(e, "down", index_KG, hidden_KGNI) + change_KGND)
+    bare_KGNI = activated(e, base_KGNH)
     if not _has_norm(e):  # down is linear: one product for both terms, its bias cancels, exactly 0 at B = 0
         return _frozen(e, "down", index_KG, hidden_KGNI - bare_KGNI, bias=False) + change_KGND
     bare_KGND = _frozen(e, "down", index_KG, bare_KGNI)
-    return _normed(e, _frozen(e, "down", index_KG, hidden_KGNI) + change_KGND) - _normed(e, bare_KGND)
+    return normed(e, _frozen(e, "down", index_KG, hidden_KGNI) + change_KGND) - normed(e, bare_KGND)
 
 
 def _frozen(e: Any, name: str, index_KG: list[list[int]], x_KGNX: Tensor, bias: bool = True) -> Tensor:
@@ -84,15 +86,23 @@ def _frozen(e: Any, name: str, index_KG: list[list[int]], x_KGNX: Tensor, bias: 
     return torch.stack(outs).unflatten(0, (len(index_KG), -1))
 
 
-def _fused(e: Any, own: State, x_KGND: Tensor) -> Tensor:
-    """What the adapters add before the activation, in the order in which the family fuses gate and up."""
-    up_KGNI = _low(own, "up", x_KGND)
+def low_rank_shapes(block: Block, experts: int, rank: int) -> dict[str, tuple[int, ...]]:
+    """Last name to shape of low-rank adapters on the projections of so many experts."""
+    n, D, I = experts, block.width, block.expert_width  # noqa: E741
+    inward = ("gate", "up") if entry(block.experts) == "gate_up" else ("up",)
+    shapes = {f"{name}_{side}": (n, rank, D) if side == "a" else (n, I, rank) for name in inward for side in "ab"}
+    return shapes | {"down_a": (n, rank, I), "down_b": (n, D, rank)}
+
+
+def fused(e: Any, low: Callable[[str, Tensor], Tensor], x: Tensor) -> Tensor:
+    """What adapters add before the activation, [..., H], in the order in which the family fuses gate and up.
+
+    `low(name, x)` is what those of one projection make of x.
+    """
     if not e.has_gate:
-        return up_KGNI
-    gate_KGNI = _low(own, "gate", x_KGND)
-    if e.is_concatenated:
-        return torch.cat([gate_KGNI, up_KGNI], -1)
-    return torch.stack([gate_KGNI, up_KGNI], -1).flatten(-2)
+        return low("up", x)
+    both = low("gate", x), low("up", x)
+    return torch.cat(both, -1) if e.is_concatenated else torch.stack(both, -1).flatten(-2)
 
 
 def _low(own: State, name: str, x_KGNX: Tensor) -> Tensor:
@@ -104,13 +114,15 @@ def _linear(e: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return out if bias is None else out + bias
 
 
-def _activated(e: Any, h: Tensor) -> Tensor:
+def activated(e: Any, h: Tensor) -> Tensor:
+    """What goes into the down projection, [..., I], of what the first one gives, [..., H]."""
     # The modules' own code is written for flat tokens.
     flat_NH = h.flatten(0, -2)
     return (e._apply_gate(flat_NH) if e.has_gate else e.act_fn(flat_NH)).unflatten(0, h.shape[:-1])
 
 
-def _normed(e: Any, y: Tensor) -> Tensor:
+def normed(e: Any, y: Tensor) -> Tensor:
+    """The family's norm of an expert's output, if it has one."""
     return e.post_expert_norm(y) if _has_norm(e) else y
 
 

@@ -1,86 +1,38 @@
 """Seats: everything that is trained, for K clients in one forward, attached to a frozen backbone by hooks.
 
 Rows of a batch are ordered by seat, [K·B, T], so that any activation views as [K, N, …]. Shape suffixes: K seats, B rows,
-T tokens, N flat tokens, D width, R rank, G grafted experts, P trained numbers of a part.
+T tokens, N flat tokens, D width, S anchors, G grafted experts, P trained numbers of a part.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, partial
-from math import prod
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from flexray.models.adapters import adapted, dropped, fresh_lora, lora_shapes
+from flexray.models.anchors import goes_on, represent, row_shares
+from flexray.models.flat import Flat
 from flexray.models.gates import Mode, blend
-from flexray.models.graft import graft_shapes, pairs
+from flexray.models.graft import pairs
 from flexray.models.grafted import grafted
-from flexray.parts import Gate, Graft, Lora, Part
-from flexray.state import State, part_of
+from flexray.models.in_place import in_place
+from flexray.models.layers import Layer, adapt, adapted_layers
+from flexray.models.routed import RoutedBlock, StandIn, adapted_experts, routed_blocks
+from flexray.models.shapes import fresh_lora, fresh_part, is_trained, shapes_of
+from flexray.models.use import Use
+from flexray.parts import Anchors, Gate, Graft, Part, adapters
+from flexray.state import Shapes, State, part_of
 
 if TYPE_CHECKING:
     from flexray.models.backbone import Backbone
     from flexray.models.family import Block
 
-__all__ = ["Seats", "fresh_lora", "is_trained", "shapes_of"]
-
-Shapes = dict[str, tuple[int, ...]]
-
-
-def shapes_of(backbone: Backbone, parts: tuple[Part, ...]) -> Shapes:
-    """Name to shape of all that one client has in these parts; a skeleton on `meta` will do."""
-    shapes: Shapes = {}
-    for part in (p for p in parts if p.kind == "lora"):
-        shapes |= lora_shapes(part, backbone)
-    for expert, gate in pairs(parts):
-        shapes |= graft_shapes(backbone, expert, gate)
-    return shapes
-
-
-def is_trained(name: str) -> bool:
-    """Whether a tensor is trained; which expert a graft was cut from (`index`) is not."""
-    return not name.endswith("/index")
-
-
-@dataclass(frozen=True)
-class _Use:
-    """What takes effect now."""
-
-    parts: frozenset[str] = frozenset()
-    train: frozenset[str] = frozenset()
-    dropout: Sequence[torch.Generator] | None = None
-    widths: Sequence[int] | None = None
-
-
-class _Flat:
-    """One part's trained tensors: leaves that are views of one buffer [K, P], their gradients views of another."""
-
-    def __init__(self, shapes: Shapes, seats: int, dtype: torch.dtype, device: torch.device):
-        _hush()
-        self.weights = torch.zeros(seats, sum(map(prod, shapes.values())), dtype=dtype, device=device)
-        self.grads = torch.zeros_like(self.weights)
-        self.tensors: State = {}
-        start = 0
-        for name, shape in shapes.items():
-            piece = slice(start, start := start + prod(shape))
-            self.tensors[name] = self.weights[:, piece].view(seats, *shape).detach()
-            self.tensors[name].grad = self.grads[:, piece].view(seats, *shape)
-
-
-@cache
-def _hush() -> None:
-    """Draw torch's one warning per process about gradients that have gaps between rows: here they are rows of [K, P]."""
-    row = torch.zeros(2, 2)[:, :1].requires_grad_()
-    row.grad = torch.zeros(2, 2)[:, :1]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        row.sum().backward()
+__all__ = ["Seats", "fresh_lora", "fresh_part", "is_trained", "shapes_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +49,7 @@ class _Site:
 
 
 class Seats:
-    """Adapters, grafted experts and gates of K clients on one backbone. Takes effect inside `using` only.
+    """All the parts of K clients on one backbone. They take effect inside `using` only.
 
     Trained numbers are masters of at least 32 bits, cast to the compute dtype on use. The i-th expert part goes with the
     i-th gate part; an expert without one is served open. Law: K seats in one forward equal one by one.
@@ -107,14 +59,15 @@ class Seats:
         self.backbone, self.parts, self.seats = backbone, parts, seats
         self.shapes = shapes_of(backbone, parts)
         dtype = torch.promote_types(backbone.dtype, torch.float32)
-        self._flats = {p.name: _Flat(self._trained(p), seats, dtype, backbone.device) for p in parts}
+        self._flats = {p.name: Flat(self._trained(p), seats, dtype, backbone.device) for p in parts}
         fixed = {name: shape for name, shape in self.shapes.items() if not is_trained(name)}
-        # On the CPU whatever the device: they are read as Python numbers in every forward.
-        self._fixed = {name: torch.zeros(seats, *shape, dtype=torch.int64) for name, shape in fixed.items()}
-        self._tensors = {n: t for flat in self._flats.values() for n, t in flat.tensors.items()} | self._fixed
-        self._now = _Use()
+        self._tensors = {n: t for flat in self._flats.values() for n, t in flat.tensors.items()}
+        self._tensors |= {name: _fixed(name, (seats, *shape), backbone.device) for name, shape in fixed.items()}
+        self._moved: set[str] = set()
+        """Parts that ever took gradients: those of other parts are never touched, so they take no memory on the CPU."""
+        self._off = self._now = Use(seats)
         self._logits: dict[_Site, Tensor] = {}
-        self._handles = [*self._attach_adapters(), *self._attach_grafts()]
+        self._handles = [*self._attach_anchors(), *self._attach_layers(), *self._attach_routed(), *self._attach_grafts()]
 
     def put(self, state: State) -> None:
         """Set the values of some or all tensors, each [K, …]."""
@@ -141,8 +94,8 @@ class Seats:
 
     def zero_grad(self) -> None:
         """Gradients add up until this."""
-        for flat in self._flats.values():
-            flat.grads.zero_()
+        for part in self._moved:
+            self._flats[part].grads.zero_()
 
     @contextmanager
     def using(
@@ -151,17 +104,20 @@ class Seats:
         train: Iterable[str] = (),
         dropout: Sequence[torch.Generator] | None = None,
         widths: Sequence[int] | None = None,
+        starts: Tensor | None = None,
     ) -> Iterator[None]:
         """Inside, these parts take effect (None: all), and those of `train` take gradients.
 
-        A graft takes effect when its expert and its gate (if that has tensors) are in use. `dropout`: a generator per seat,
-        on the backbone's device, for the adapters in `train`; without it nothing is dropped. `widths`: tokens per row of each
-        seat's own batch, before it was padded to its neighbours'.
+        A graft takes effect when its expert and its gate (if that has tensors) are in use, a divided adapter when both of
+        its parts are, anchors when both of their adapters are. `dropout`: a generator per seat, on the backbone's device,
+        for the adapters in `train`; without it nothing is dropped. `widths`: tokens per row of each seat's own batch, before
+        it was padded to its neighbours'. `starts` [K·B]: where each row's response starts; anchors need it.
         """
         known = frozenset(self._flats)
-        use = _Use(known if parts is None else frozenset(parts), frozenset(train), dropout, widths)
+        use = Use(self.seats, known if parts is None else frozenset(parts), frozenset(train), dropout, widths, starts)
         moved = {name for name in use.train & known if self._flats[name].tensors}
         assert use.parts | use.train <= known and moved <= use.parts, f"of {known}: use {use.parts}, train {use.train}"
+        self._moved |= moved
         for name, flat in self._flats.items():
             for t in flat.tensors.values():
                 t.requires_grad_(name in use.train)
@@ -188,12 +144,21 @@ class Seats:
     def _below(self, prefix: str) -> State:
         return {n.rpartition("/")[2]: t for n, t in self._tensors.items() if n.rpartition("/")[0] == prefix}
 
-    def _attach_adapters(self) -> Iterator[Any]:
+    def _attach_layers(self) -> Iterator[Any]:
+        for layer in adapted_layers(self.backbone, self.parts, self._tensors):
+            yield layer.linear.register_forward_hook(partial(self._adapt, layer))
+
+    def _attach_anchors(self) -> Iterator[Any]:
         for part in self.parts:
-            if isinstance(part.config, Lora):
-                for path, linear in self.backbone.family.adapter_sites(self.backbone.model, part.config.targets).items():
-                    own = self._below(f"{part.name}/{path}")
-                    yield linear.register_forward_hook(partial(self._adapt, part.name, part.config, own["a"], own["b"]))
+            if isinstance(part.config, Anchors):
+                sides = [side for side in adapters(self.parts) if {p.name for p in side} & {*part.config.over}]
+                weigh = partial(self._weigh, part.name, part.config, {p.name for side in sides for p in side} | {part.name})
+                model: Any = self.backbone.model.base_model
+                yield model.register_forward_pre_hook(weigh, with_kwargs=True)
+
+    def _attach_routed(self) -> Iterator[Any]:
+        for site in routed_blocks(self.backbone, self.parts, self._tensors):
+            yield StandIn(site.block.experts, partial(self._route, site))
 
     def _attach_grafts(self) -> Iterator[Any]:
         for expert, gate in pairs(self.parts):
@@ -217,23 +182,37 @@ class Seats:
         names = frozenset(p.name for p, tensors in zip((expert, gate), own, strict=True) if p and tensors)
         return _Site(block, names, expert.config, mode, *own)
 
-    def _adapt(self, name: str, lora: Lora, a: Tensor, b: Tensor, _: nn.Module, args: Any, out: Tensor) -> Tensor | None:
-        if name not in self._now.parts:
-            return None
-        x = args[0]
-        if lora.dropout > 0 and self._now.dropout is not None and name in self._now.train:
-            x = dropped(x.view(self.seats, -1, *x.shape[-2:]), lora.dropout, self._now.dropout, self._now.widths)
-        return adapted(self._seated(out), self._seated(x), a, b, lora.alpha / lora.rank).view(out.shape)
+    def _adapt(self, layer: Layer, _: nn.Module, args: Any, out: Tensor) -> Tensor | None:
+        return adapt(layer, self._now, args[0], out)
+
+    def _weigh(self, name: str, anchors: Anchors, names: set[str], _: nn.Module, args: Any, inputs: dict[str, Any]) -> None:
+        """Before the rows go through the model, once through the frozen one: for their shares."""
+        if not names <= self._now.parts or goes_on(inputs):
+            return
+        use, self._now = self._now, self._off
+        try:
+            ids = args[0] if args else inputs["input_ids"]
+            assert use.starts is not None, f"{name}: give `using` the rows' starts"
+            padding = {key: inputs.get(key) for key in ("attention_mask", "position_ids")}
+            prompts = represent(self.backbone, ids, use.starts, anchors.pooling, **padding)
+            use.shares[name] = row_shares(anchors, self._tensors[f"{name}/reps"], use.seated(prompts))
+        finally:
+            self._now = use
+
+    def _route(self, site: RoutedBlock, *routed: Tensor) -> Tensor | None:
+        return adapted_experts(site, self._now, *routed)
 
     def _blend(self, site: _Site, _: nn.Module, args: Any, out: Any) -> Any:
         """The output of a block, or of its routed experts, with the private experts blended in."""
         if not site.names <= self._now.parts:
             return None
+        if site.mode == "in_place":
+            return in_place(site.block, site.expert, site.graft, self.seats, out, args)
         y, *rest = out if isinstance(out, tuple) else (out,)
-        x_KND = self._seated(args[0])
+        x_KND = self._now.seated(args[0])
         private_KGND = grafted(site.block, site.expert, x_KND, site.graft)
         logits_KNS = self._logits.pop(site, None)
-        y_KND = blend(site.mode, site.block, site.gate, x_KND, self._seated(y), private_KGND, logits_KNS)
+        y_KND = blend(site.mode, site.block, site.gate, x_KND, self._now.seated(y), private_KGND, logits_KNS)
         return (y_KND.view(y.shape), *rest) if isinstance(out, tuple) else y_KND.view(y.shape)
 
     def _remember(self, site: _Site, _: nn.Module, args: Any, out: Any) -> None:
@@ -241,7 +220,9 @@ class Seats:
         if site.names <= self._now.parts:
             logits, _weights, chosen = out
             over = logits if site.block.scores == "softmax_all" else logits.gather(-1, chosen)
-            self._logits[site] = self._seated(over)
+            self._logits[site] = self._now.seated(over)
 
-    def _seated(self, t: Tensor) -> Tensor:
-        return t.reshape(self.seats, -1, t.shape[-1])
+
+def _fixed(name: str, shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """What is not trained: on the CPU whatever the device if it is read as Python numbers in every forward."""
+    return torch.zeros(shape, dtype=torch.int64) if name.endswith("/index") else torch.zeros(shape, device=device)

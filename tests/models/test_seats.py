@@ -9,8 +9,8 @@ from torch.testing import assert_close
 
 from flexray.errors import ConfigError
 from flexray.models.graft import graft
-from flexray.models.seats import Seats, fresh_lora, shapes_of
-from flexray.parts import Gate, Graft, Lora, Part
+from flexray.models.seats import Seats, fresh_part, shapes_of
+from flexray.parts import Anchors, Gate, Graft, Lora, Mixer, Part
 from flexray.state import seat, widen
 from tests.models.small import (
     FAMILIES,
@@ -32,6 +32,19 @@ PAIRS = [
 ]
 # Every family takes a few of the pairs, so that together they cover them all.
 CASES = [(family, *PAIRS[j]) for i, family in enumerate(FAMILIES) for j in range(i, len(PAIRS), 6)]
+DROPPING = Lora(rank=3, alpha=6.0, dropout=0.3, targets=("q", "v"))
+MANY = (
+    Part("global", "lora", "shared", LORA),
+    Part("local", "lora", "private", DROPPING),
+    Part("a", "lora_a", "shared", LORA),
+    Part("b", "lora_b", "private", LORA),
+    Part("rest", "lora", "frozen", LORA),
+    Part("folded", "delta", "frozen", LORA),
+    Part("mix", "mixer", "private", Mixer(("a", "rest"))),
+    Part("anchors", "anchors", "private", Anchors(("global", "local"), share="sigmoid")),
+    *flex_parts(Graft(start="copy"), Gate()),
+)
+"""Adapters of every kind, and a graft."""
 FLOAT32_ROUTERS = ("deepseek_v2", "deepseek_v3")  # they multiply in float32 whatever the model's dtype
 CASES = [(f, e, g) for f, e, g in CASES if g.mode != "route" or f in SOFTMAX]
 
@@ -167,6 +180,69 @@ def test_seats_in_one_forward_equal_one_by_one(family, expert, gate):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_many_parts_in_one_forward_equal_one_by_one(family):
+    model, widths = backbone(family), [5, 7, 3]
+    packed = seated(model, MANY, 3)
+    ids, mask = batch(3, 2, widths)
+    starts = torch.tensor([2, 4, 1, 3, 2, 1])
+    out = train_step(packed, ids, mask, widths=widths, starts=starts, dropout=generators(0, 1, 2))
+    state, got = packed.take(), grads(packed)
+    packed.detach()
+    assert all(bool(t.flatten(1).any(1).all()) for t in got.values())
+    single = Seats(model, MANY, 1)
+    for k, width in enumerate(widths):
+        rows = slice(2 * k, 2 * k + 2)
+        single.put({name: t[None] for name, t in seat(state, k).items()})
+        single.zero_grad()
+        alone = train_step(single, ids[rows, :width], mask[rows, :width], starts=starts[rows], dropout=generators(k))
+        real = mask[rows, :width].bool()
+        near = 1e-5 if family in FLOAT32_ROUTERS else 1e-11
+        assert_close(out[rows, :width][real], alone[real], rtol=near, atol=near)
+        for name, t in grads(single).items():
+            assert_close(got[name][k], t[0], rtol=10 * near, atol=near, msg=name)
+    single.detach()
+
+
+def generators(*seeds):
+    return [torch.Generator().manual_seed(s) for s in seeds]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_token_by_token_with_a_cache_equals_all_at_once(family, side):
+    """Prompts of other lengths, padded on either side, then two tokens each: against every row whole and alone."""
+    model = backbone(family)
+    seats = seated(model, MANY, 2)
+    lengths, T = torch.tensor([4, 2, 3, 5]), 5
+    rows = torch.randint(1, VOCABULARY, (4, T + 2), generator=torch.Generator().manual_seed(6))
+    lead = T - lengths if side == "left" else torch.zeros_like(lengths)
+    column = torch.arange(T)
+    mask = ((column >= lead[:, None]) & (column < (lead + lengths)[:, None])).long()
+    prompts = rows[:, :T].gather(1, (column - lead[:, None]).clamp(0)) * mask
+    said = rows.gather(1, lengths[:, None] + torch.arange(2))
+    with torch.no_grad(), seats.using(starts=lead + lengths):
+        places = (mask.cumsum(1) - 1).clamp(0)
+        step = model.model(input_ids=prompts, attention_mask=mask, position_ids=places, use_cache=True)
+        outs = [step.logits[torch.arange(4), lead + lengths - 1]]
+        for t in range(2):
+            mask = torch.cat([mask, torch.ones(4, 1, dtype=mask.dtype)], 1)
+            step = model.model(
+                input_ids=said[:, t : t + 1], attention_mask=mask, position_ids=lengths[:, None] + t,
+                past_key_values=step.past_key_values, use_cache=True,
+            )  # fmt: skip
+            outs.append(step.logits[:, -1])
+    state = seats.take()
+    seats.detach()
+    single = Seats(model, MANY, 1)
+    for i, length in enumerate(lengths.tolist()):
+        single.put({name: t[None] for name, t in seat(state, i // 2).items()})
+        with torch.no_grad(), single.using(starts=lengths[i : i + 1]):
+            alone = logits(model, rows[i : i + 1, : length + 2], torch.ones(1, length + 2).long())[0]
+        assert_close(torch.stack([out[i] for out in outs]), alone[length - 1 :], rtol=1e-5, atol=1e-5)
+    single.detach()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_seats_in_one_forward_equal_one_by_one_in_float32(family):
     model = backbone(family, torch.float32)
     packed = seated(model, flex_parts(Graft(), Gate(), LORA), 2)
@@ -234,6 +310,11 @@ def test_parts_that_are_off_leave_the_frozen_model_bit_for_bit(family):
     seats.detach()
     with seats.using():
         assert torch.equal(logits(model, ids, mask), frozen)
+    seats = seated(model, MANY, 2)
+    for some in ((), ("a",), ("b",), ("mix", "anchors", "expert")):  # halves, and weighers of nothing
+        with seats.using(some):
+            assert torch.equal(logits(model, ids, mask), frozen)
+    seats.detach()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -245,7 +326,7 @@ def test_the_identity_start_is_the_frozen_model_bit_for_bit(family, train, mode)
     parts = flex_parts(expert, gate, LORA)
     seats = Seats(model, parts, 2)
     chosen = {b.name: [1] for b in model.blocks}
-    start = graft(model, chosen, expert, gate, seed=0) | fresh_lora(parts[0], model, seed=0)
+    start = graft(model, chosen, expert, gate, seed=0) | fresh_part(parts[0], parts, model, seed=0)
     assert {name: tuple(t.shape) for name, t in start.items()} == seats.shapes
     seats.put(widen(start, 2))
     ids, mask = batch(2, 2, [6, 4])
@@ -281,7 +362,9 @@ def test_the_gradient_lives_at_the_identity_start(family, train):
     model = backbone(family, torch.float32)
     expert, gate = Graft(train=train, start="identity"), Gate()
     seats = Seats(model, flex_parts(expert, gate, LORA), 1)
-    start = graft(model, {b.name: [0] for b in model.blocks}, expert, gate, 0) | fresh_lora(seats.parts[0], model, 0)
+    start = graft(model, {b.name: [0] for b in model.blocks}, expert, gate, 0) | fresh_part(
+        seats.parts[0], seats.parts, model, 0
+    )
     seats.put(widen(start, 1))
     train_step(seats, *batch(1, 2, [6]))
     wanted = {n for n in seats.live() if n.endswith(("/down", "/down_bias", "_b", "/b"))}
@@ -397,7 +480,7 @@ def test_bfloat16_is_near_float32(family):
 def test_fresh_adapters_are_the_same_for_everybody_and_differ_by_seed_and_site():
     model = backbone("qwen2_moe", torch.float32)
     part = Part("lora", "lora", "shared", LORA)
-    one, again, other = (fresh_lora(part, model, seed) for seed in (0, 0, 1))
+    one, again, other = (fresh_part(part, (part,), model, seed) for seed in (0, 0, 1))
     assert one.keys() == shapes_of(model, (part,)).keys()
     firsts = [t for name, t in one.items() if name.endswith("/a")]
     assert all(torch.equal(one[n], again[n]) for n in one)
