@@ -1,18 +1,21 @@
-"""Dealing rows to clients by shares, and the laws that every deal must keep.
+"""What partitions are made of: dealing rows to clients by shares.
 
 Shape suffixes: N rows, C clients, V kinds of rows (labels, or values of a column).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from flexray.data.partition import Partition, Rows
-from flexray.errors import ConfigError, expected
+from flexray.data.partition import Rows
+from flexray.data.seeds import Purpose, generator
+from flexray.errors import ConfigError
 
 Dealt = dict[str, np.ndarray]
 NOBODY = -1
+TRIES = 200
+"""So many draws of shares before giving up."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,25 @@ def counts(share: Share, rows: int) -> np.ndarray:
     ends = np.floor(np.cumsum(share.fractions) * rows + 0.5).astype(int)
     ends[-1] = rows
     return np.diff(np.minimum(ends, rows), prepend=0)
+
+
+def draw_shares(
+    draw: Callable[[np.random.Generator], Sequence[Share]], rows_V: Sequence[int], clients: int, min_rows: int, seed: int
+) -> Sequence[Share]:
+    """The first draw by whose shares of so many train rows of each kind every client gets at least `min_rows`."""
+    best = 0
+    for attempt in range(TRIES):
+        shares_V = draw(generator(seed, Purpose.SHARES, attempt))
+        sizes_C = np.zeros(clients, int)
+        for share, rows in zip(shares_V, rows_V, strict=True):
+            np.add.at(sizes_C, share.holders, counts(share, rows))
+        if sizes_C.min() >= min_rows:
+            return shares_V
+        best = max(best, int(sizes_C.min()))
+    raise ConfigError(
+        f"data.partition.min_rows: expected {min_rows} train rows for every client, got {best} for the smallest in the "
+        f"best of {TRIES} draws; raise data.partition.alpha, or lower data.partition.min_rows or clients"
+    )
 
 
 def grouped(numbers_N: np.ndarray, count: int) -> list[np.ndarray]:
@@ -83,21 +105,6 @@ def need_labels(train: Rows, name: str) -> tuple[str, ...]:
     return train.vocabulary
 
 
-def deal_splits(partition: Partition, splits: Mapping[str, Rows], clients: int | None, seed: int) -> dict[str, Dealt]:
-    """Every split dealt by the same partition, and the laws checked: split to client name to positions."""
-    train = splits["train"]
-    if clients is not None and clients < 1:
-        raise expected("clients", "at least 1", clients, "raise it")
-    if clients is not None and clients > len(train):
-        raise expected("clients", f"at most as many as train rows ({len(train)})", clients, "lower it or give more rows")
-    dealt = {split: partition.deal(rows, train, clients, seed) for split, rows in splits.items()}
-    _check_clients(dealt, clients)
-    for split, rows in splits.items():
-        _check_positions(partition, rows, dealt[split])
-        _check_nobody_empty(split, dealt[split])
-    return dealt
-
-
 def _feed(owners_N: np.ndarray, kinds_N: np.ndarray, shares_V: Sequence[Share], clients: int) -> None:
     """Give every client that has no row one, in place; whoever finds none of its kinds stays empty."""
     sizes_C = np.bincount(owners_N[owners_N != NOBODY], minlength=clients)
@@ -113,45 +120,3 @@ def _feed(owners_N: np.ndarray, kinds_N: np.ndarray, shares_V: Sequence[Share], 
                 sizes_C[client] += 1
                 owners_N[row] = client
                 break
-
-
-def _check_clients(dealt: Mapping[str, Dealt], clients: int | None) -> None:
-    names = list(dealt["train"])
-    if clients is not None and len(names) != clients:
-        raise ConfigError(
-            f"data.partition: expected {clients} clients as asked, got {len(names)}; mend the partition or clients"
-        )
-    for split, pieces in dealt.items():
-        if list(pieces) != names:
-            raise ConfigError(
-                f"data.partition: expected the same clients in every split, got others in {split}; mend the partition"
-            )
-
-
-def _check_positions(partition: Partition, rows: Rows, dealt: Dealt) -> None:
-    dealt_N = np.concatenate(list(dealt.values()))
-    if len(dealt_N) and (dealt_N.min() < 0 or dealt_N.max() >= len(rows)):
-        raise expected("data.partition", f"positions below {len(rows)}", int(dealt_N.max()), "mend the partition")
-    if not partition.covers:
-        return
-    times_N = np.bincount(dealt_N, minlength=len(rows))
-    if times_N.max(initial=0) > 1:
-        row, times = int(times_N.argmax()), int(times_N.max())
-        raise ConfigError(
-            f"data.partition: expected every row at one client, got {rows.split} row {row} {times} times; mend it"
-        )
-    if rows.split == "train" and times_N.min(initial=1) < 1:
-        raise ConfigError(
-            f"data.partition: expected every train row at a client, got row {int(times_N.argmin())} at none; mend the partition"
-        )
-
-
-def _check_nobody_empty(split: str, dealt: Dealt) -> None:
-    empty = [name for name, positions in dealt.items() if len(positions) == 0]
-    if not empty:
-        return
-    more = f" and {len(empty) - 1} more" if len(empty) > 1 else ""
-    mend = "lower clients or choose another data.partition"
-    if split != "train":
-        mend += f", or leave the {split} split out of the data, so that it is cut from each client's train rows"
-    raise ConfigError(f"data.partition: expected {split} rows for every client, got none for {empty[0]!r}{more}; {mend}")

@@ -29,6 +29,8 @@ class Data:
     saved by `datasets`, or a hub id. subset: which configuration of a hub data set. keep: column to the values to keep.
     prompt: `alpaca`, or the tokenizer's `chat` template. max_length: tokens per row. *_fraction: what is cut from a
     client's train rows where the source has no such split. max_*_rows: at most so many per client, chosen by the seed.
+    test: every client has test rows of its `own`, or all have the same, `central`, set aside before rows are dealt: the
+    source's test rows, or test_fraction of its train rows; with central_test_rows so many of each label.
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
@@ -41,6 +43,8 @@ class Data:
     max_length: int = 512
     valid_fraction: float = 0.1
     test_fraction: float = 0.1
+    test: Literal["own", "central"] = "own"
+    central_test_rows: int | None = None
     max_train_rows: int | None = None
     max_valid_rows: int | None = None
     max_test_rows: int | None = None
@@ -63,4 +67,29 @@ def problems(data: Data) -> Iterator[str]:
     for column, values in data.keep.items():
         if not values:
             yield f"data.keep.{column}: expected at least one value, got none; leave the column out to keep all rows"
-    yield from (f"data.partition.{problem}" for problem in data.partition.check())
+    yield from _of_central_test(data)
+    yield from (f"data.partition.{problem}" for problem in (*data.partition.check(), *_of_partition(data.partition)))
+
+
+def _of_central_test(data: Data) -> Iterator[str]:
+    rows, key = data.central_test_rows, "data.central_test_rows"
+    if rows is None:
+        return
+    if rows < 1:
+        yield f"{key}: expected at least 1 row of each label, got {rows}; 25 is the paper's number"
+    if data.test != "central":
+        yield f"{key}: expected none with `data.test: {data.test}`, got {rows}; set data.test to central, or drop it"
+    if data.max_test_rows is not None:
+        yield f"{key}: expected none with data.max_test_rows, got {rows}; drop one of the two"
+    if not data.columns.label:
+        yield f"data.columns.label: expected a column with {key}, got none; set it, or use data.max_test_rows"
+
+
+def _of_partition(partition: Partition) -> Iterator[str]:
+    """Of the settings that every partition has."""
+    if partition.min_rows < 1:
+        yield f"min_rows: expected at least 1, got {partition.min_rows}; every client needs rows"
+    if not 0 <= partition.overlap <= 1:
+        yield f"overlap: expected 0 to 1, got {partition.overlap}; 0.2 is a fifth of a client's rows on top"
+    elif partition.overlap and not partition.disjoint:
+        yield f"overlap: expected 0 where rows are drawn with replacement, got {partition.overlap}; drop one of the two"

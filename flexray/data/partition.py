@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from flexray.folder import Entry
@@ -16,12 +16,14 @@ class Rows:
     """The rows of one split that are dealt: their labels, and the columns that the partition asked for.
 
     `labels` are empty strings where the config names no label column. `vocabulary`: the labels that occur among the train
-    rows, sorted, the same for every split. `columns`: [N] strings, None where a row has no value.
+    rows, sorted, the same for every split. `columns`: [N] strings, None where a row has no value. `numbers`: [N] each
+    row's place, from 0, among the rows of its split that `data.keep` leaves, in the data's order.
     """
 
     labels: "np.ndarray"
     vocabulary: tuple[str, ...]
     columns: "Mapping[str, np.ndarray]"
+    numbers: "np.ndarray"
     split: str = "train"
 
     def __len__(self) -> int:
@@ -32,12 +34,19 @@ class Rows:
 class Partition(Entry, ABC):
     """One way to deal rows to clients. Subclass it in one file of `data/partitions/`, as a frozen dataclass.
 
-    Laws, checked whenever rows are dealt: every client has rows, the pieces are disjoint, and they cover all train rows
-    (of another split, a row whose kind no train row has belongs to nobody). Every split is dealt with the same clients
-    in the same shares.
+    Laws, checked whenever rows are dealt: every client has `min_rows` train rows and a row of every other split, the
+    pieces are disjoint, and they cover all train rows (of another split, a row whose kind no train row has belongs to
+    nobody). Every split is dealt with the same clients in the same shares.
+
+    Every partition has these two settings, seen to once for all. min_rows: a client with fewer train rows (before any
+    are cut off for valid and test) is an error; partitions that draw sizes draw again first. overlap: after the deal
+    every client also gets so many times its own number of rows, drawn from the other clients' rows of the same split
+    (all of them where there are not so many); what one client holds out no client trains on.
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
+    min_rows: int = field(default=1, kw_only=True)
+    overlap: float = field(default=0.0, kw_only=True)
 
     @abstractmethod
     def deal(self, rows: Rows, train: Rows, clients: int | None, seed: int) -> "dict[str, np.ndarray]":
@@ -55,7 +64,16 @@ class Partition(Entry, ABC):
         """Settings that make no sense, as problems `<key below data.partition>: expected …, got …; <mend>`."""
         return ()
 
+    def inspect(self, splits: Mapping[str, Rows]) -> tuple[str, ...]:
+        """A look at all rows of all splits, before any is set aside or dealt: notes for the user, or a ConfigError."""
+        return ()
+
+    @property
+    def disjoint(self) -> bool:
+        """False when a row may be dealt more than once; then held-out rows are set aside before the deal."""
+        return True
+
     @property
     def covers(self) -> bool:
-        """False when rows are drawn with replacement; then held-out rows are set aside before the draw."""
+        """False when train rows may be left with nobody."""
         return True

@@ -13,6 +13,8 @@ class Purpose(IntEnum):
     CUT = 3
     LIMIT = 4
     ORDER = 5
+    OVERLAP = 6
+    CENTRAL = 7
 
 
 def generator(seed: int, purpose: Purpose, *place: int) -> np.random.Generator:

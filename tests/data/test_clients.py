@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from flexray.data.clients import order
+from flexray.data.clients import Client, order
 
 ROWS = np.arange(100, 140)
 
@@ -36,3 +36,11 @@ def test_equal_clients_rounds_and_streams_draw_differently():
     # Independent: two draws agree at a place with probability 1/40, here 81·80/2·40 places.
     same = np.mean([np.mean(a == b) for i, a in enumerate(draws) for b in draws[:i]])
     assert abs(same - 1 / 40) < 0.003
+
+
+def test_a_clients_digest_tells_its_rows_and_splits():
+    def digest(*splits):
+        return Client("a", *(np.array(rows, int) for rows in splits), dropped=0, labels={}).digest()
+
+    assert digest([1, 2], [3], [4]) == digest([1, 2], [3], [4])
+    assert len({digest([1, 2], [3], [4]), digest([1], [2, 3], [4]), digest([1, 2], [], [3, 4]), digest([1, 2], [3], [5])}) == 4

@@ -11,7 +11,10 @@ from flexray.data.options import Columns, Data
 from flexray.data.partitions.by_label import ByLabel
 from flexray.data.partitions.column import Column
 from flexray.data.partitions.dirichlet import Dirichlet
+from flexray.data.partitions.dirichlet_sizes import DirichletSizes
+from flexray.data.partitions.from_file import FromFile
 from flexray.data.partitions.iid import Iid
+from flexray.data.partitions.shards import Shards
 from flexray.data.prepare import prepare
 from flexray.errors import ConfigError
 from tests.data.bytes_encoder import SHARED, Bytes, needs_shared
@@ -110,11 +113,110 @@ def test_held_out_rows_are_set_aside_before_a_draw_with_replacement(tmp_path):
         assert one and two and not one & two
 
 
+def places(prepared) -> dict[str, set[int]]:
+    """All rows that anybody has in each split."""
+    return {split: {int(r) for c in prepared.clients for r in getattr(c, split)} for split in ("train", "valid", "test")}
+
+
+OVERLAPPING = [Iid(), ByLabel(2), Column("kind"), Dirichlet(0.5, min_rows=3), DirichletSizes(1.0, min_rows=5), Shards()]
+
+
+@pytest.mark.parametrize("source", ["x_train.jsonl", "."])
+@pytest.mark.parametrize("partition", OVERLAPPING)
+def test_overlap_adds_rows_of_others_and_never_what_somebody_holds_out(folder, tmp_path, partition, source):
+    plain = made(Data(partition, str(folder / source), columns=LABEL), 4, tmp_path)
+    p = made(Data(replace(partition, overlap=0.25), str(folder / source), columns=LABEL), 4, tmp_path)
+    for one, more in zip(plain.clients, p.clients, strict=True):
+        for split in ("train", "valid", "test"):
+            own, lent = getattr(one, split), getattr(more, split)
+            assert len(lent) == len(own) + round(0.25 * len(own))
+            assert np.all(np.diff(lent) > 0) and set(own) <= set(lent)
+        assert sum(more.labels.values()) == len(more.train)
+    everywhere = places(p)
+    assert everywhere == places(plain)
+    assert not (everywhere["train"] & everywhere["valid"] or everywhere["train"] & everywhere["test"])
+    assert not everywhere["valid"] & everywhere["test"]
+    assert "overlap: every client has 25% more rows, which other clients have too" in p.notes
+
+
+def test_overlap_with_limits_and_with_nobody_to_lend(folder, tmp_path):
+    data = Data(Iid(overlap=1.0), str(folder), columns=LABEL)
+    assert set(sizes(made(replace(data, max_train_rows=9, max_test_rows=4), 4, tmp_path)).values()) == {(9, 4, 4)}
+    assert list(sizes(made(data, 1, tmp_path)).values()) == [(67, 8, 40)]
+
+
+def test_a_central_test_of_the_sources_own_rows(folder, tmp_path):
+    data = Data(ByLabel(overlap=0.5), str(folder), columns=LABEL, test="central")
+    p = made(data, None, tmp_path)
+    assert all(np.array_equal(c.test, np.arange(80, 120)) for c in p.clients)
+    assert sizes(p) == {
+        "a": (21, 3, 40),
+        "b": (25, 3, 40),
+        "c": (27, 3, 40),
+        "d": (27, 3, 40),
+    }  # 14 + 7, 17 + 8.5 (to even: 8), 18 + 9; 2 + 1
+    assert "test rows: the same 40 for every client, out of the data's test split" in p.notes
+    few = made(replace(data, central_test_rows=3), None, tmp_path)
+    labels = Corpus(few.corpus).labels
+    assert sorted(labels[few.clients[0].test]) == list("aaabbbcccddd")
+    assert "test rows: the same 12 for every client, 3 of each label, out of the data's test split" in few.notes
+    assert {len(c.test) for c in made(replace(data, max_test_rows=7), None, tmp_path).clients} == {7}
+
+
+@pytest.mark.parametrize("partition", [Iid(), Shards(), Dirichlet(0.5, min_rows=3), Dirichlet(with_replacement_rows=40)])
+def test_a_central_test_set_aside_before_the_deal(folder, tmp_path, partition):
+    data = Data(partition, str(folder / "x_train.jsonl"), columns=LABEL, test="central", central_test_rows=2)
+    p, again, other = (made(data, 3, tmp_path, seed) for seed in (0, 0, 1))
+    assert all(np.array_equal(c.test, p.clients[0].test) for c in (*p.clients, *again.clients))
+    assert not np.array_equal(other.clients[0].test, p.clients[0].test)
+    corpus, found = Corpus(p.corpus), places(p)
+    assert sorted(corpus.labels[p.clients[0].test]) == list("aabbccdd")
+    assert np.all(corpus.lengths[p.clients[0].test] > 0)  # five rows have nothing to be scored on
+    assert not (found["train"] | found["valid"]) & found["test"] and not found["train"] & found["valid"]
+    if partition.disjoint:
+        assert len(found["train"] | found["valid"] | found["test"]) == 75
+    assert not any("of the train rows, for the data has no test split" in note for note in p.notes)
+    assert "test rows: the same 8 for every client, 2 of each label, out of the train rows, before they were dealt" in p.notes
+
+
+def test_a_central_test_without_labels_is_a_share_of_the_usable_train_rows(folder, tmp_path):
+    data = Data(Iid(), str(folder / "x_train.jsonl"), test="central", test_fraction=0.2)
+    assert {len(c.test) for c in made(data, 3, tmp_path).clients} == {15}  # of 75
+    p = made(replace(data, max_test_rows=4), 3, tmp_path)
+    assert len(places(p)["test"]) == 4 and len(set.union(*places(p).values())) == 75
+
+
+def test_a_central_test_that_cannot_be(folder, tmp_path):
+    data = Data(Iid(), str(folder), columns=LABEL, test="central", central_test_rows=11)
+    given, cut = "(so many usable rows has 'a')", "(so many usable rows has 'a', with one left to train on)"
+    assert refused(data, 2, tmp_path).startswith(f"data.central_test_rows: expected at most 10 {given}, got 11; lower it, or")
+    data = replace(data, path=str(folder / "x_train.jsonl"), central_test_rows=16)  # 20 of a, four of them blank
+    assert refused(data, 2, tmp_path).startswith(f"data.central_test_rows: expected at most 15 {cut}, got 16; lower it, or")
+    wrong = Data(Iid(), central_test_rows=0, max_test_rows=3)
+    assert [line.partition(":")[0] for line in refused(wrong, 2, tmp_path).splitlines()] == [
+        *["data.central_test_rows"] * 3,
+        "data.columns.label",
+    ]
+
+
+def test_rows_from_a_file_next_to_a_central_test(folder, tmp_path):
+    """The file names every train row by its number in the data, those among them that are set aside."""
+    (tmp_path / "who.json").write_text(json.dumps({"A": list(range(0, 80, 2)), "B": list(range(1, 80, 2))}))
+    who, train = FromFile(str(tmp_path / "who.json")), str(folder / "x_train.jsonl")
+    p = made(Data(who, train, columns=LABEL, test="central", central_test_rows=2), None, tmp_path)
+    assert [(c.name, {int(r) % 2 for r in (*c.train, *c.valid)}) for c in p.clients] == [("A", {0}), ("B", {1})]
+    assert {int(r) % 2 for r in p.clients[0].test} == {0, 1}
+    (tmp_path / "who.json").write_text(json.dumps({"A": list(range(0, 80, 2)), "B": list(range(1, 79, 2))}))
+    assert "got none for '79'; add the rest, or set data.partition.strict to false" in refused(Data(who, train), None, tmp_path)
+    p = made(Data(replace(who, strict=False), train), None, tmp_path)
+    assert "train rows that belong to no client, left out: 1" in p.notes
+
+
 def test_rows_of_no_clients_kind_are_left_out(folder, tmp_path):
     write(folder / "x_test.jsonl", 40, kinds="abcde")
     p = made(Data(ByLabel(), str(folder), columns=LABEL), None, tmp_path)
     assert [len(c.test) for c in p.clients] == [8, 8, 8, 8]
-    assert "8 test rows are of no client's kind, left out" in p.notes
+    assert "test rows that belong to no client, left out: 8" in p.notes
 
 
 def test_too_long_rows_are_told(folder, tmp_path):
@@ -153,7 +255,12 @@ def test_what_partitions_need_is_asked_for(folder, tmp_path):
 
 def test_every_wrong_value_is_told_at_once(tmp_path):
     wrong = Data(
-        Dirichlet(-1.0, min_rows=0), max_length=3, valid_fraction=0.0, test_fraction=1.0, max_test_rows=0, keep={"kind": []}
+        Dirichlet(-1.0, min_rows=0, overlap=1.5),
+        max_length=3,
+        valid_fraction=0.0,
+        test_fraction=1.0,
+        max_test_rows=0,
+        keep={"kind": []},
     )
     keys = [line.split(":")[0] for line in refused(wrong, 2, tmp_path).splitlines()]
     assert keys == [
@@ -165,7 +272,10 @@ def test_every_wrong_value_is_told_at_once(tmp_path):
         "data.keep.kind",
         "data.partition.alpha",
         "data.partition.min_rows",
+        "data.partition.overlap",
     ]
+    twice = refused(Data(Dirichlet(with_replacement_rows=20, overlap=0.1)), 2, tmp_path)
+    assert twice.startswith("data.partition.overlap: expected 0 where rows are drawn with replacement, got 0.1")
 
 
 def test_the_builtin_corpus(tmp_path):
@@ -187,6 +297,23 @@ def test_dolly_as_in_the_paper(tmp_path, partition):
         "summarization": (854, 95, 100),
     }
     assert all(c.labels == {c.name: len(c.train)} for c in p.clients)
+
+
+@needs_shared
+@pytest.mark.parametrize("alpha", [0.5, 1.0])
+def test_dolly_as_in_the_papers_second_split(tmp_path, alpha):
+    """10 clients × 1,000 rows drawn with replacement, a central test of 25 rows for each of four categories."""
+    partition = Dirichlet(alpha, with_replacement_rows=1000, weigh="rows")
+    data = Data(
+        partition, str(SHARED / "dolly" / "dolly_train.jsonl"), columns=Columns(label="category"), keep={"category": FOUR}
+    )
+    p = made(replace(data, test="central", central_test_rows=25), 10, tmp_path)
+    assert {(len(c.train), len(c.test)) for c in p.clients} == {(1000, 100)}
+    corpus = Corpus(p.corpus)
+    assert sorted(corpus.labels[p.clients[3].test]) == sorted(FOUR * 25)
+    assert sum(len(set(c.train)) < 1000 for c in p.clients) == 10
+    found = places(p)
+    assert not (found["train"] & found["test"] or found["valid"] & found["test"] or found["train"] & found["valid"])
 
 
 @needs_shared

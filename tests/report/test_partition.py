@@ -28,13 +28,23 @@ def printed(dealt: Prepared, width: int = 80) -> list[str]:
 
 def test_the_table_has_rows_per_split_and_per_label(dealt):
     lines = printed(dealt())
-    assert [line.split() for line in lines if "─" not in line] == [
+    table = [line.split() for line in lines[:-5] if "─" not in line]
+    assert table == [
         ["client", "train", "valid", "test", "y", "x"],
         ["a", "5", "4", "8", "3", "2"],
         ["b", "7", "4", "8", "7", "·"],
         ["all", "12", "8", "16", "10", "2"],
-        ["labels:", "train", "rows", "of", "each"],
-        ["a", "note"],
+        ["fewest", "5", "4", "8"],
+        ["median", "6", "4", "8"],
+        ["most", "7", "4", "8"],
+    ]
+    assert [line.strip() for line in lines[-5:]] == [
+        # a: ⅖ x, ⅗ y, and b: y; all: ⅙ x. exp(⅖ ln 5/2 + ⅗ ln 5/3) = 1.96; ⅖ − ⅙ = 0.23
+        "effective labels per client, of 2 (exp of entropy): mean 1.48, 1.00 to 1.96",
+        "distance from the mix of all (total variation): mean 0.20, 0.17 to 0.23",
+        "train rows that two clients or more have: 5 of 7 different ones",
+        "labels: train rows of each",
+        "a note",
     ]
 
 
@@ -55,8 +65,19 @@ def test_many_labels_share_a_column_and_nothing_is_lost(client, dealt, width):
 
 def test_the_values(dealt):
     facts = report.facts(dealt())
-    assert facts["clients"][0] == {"client": "a", "train": 5, "valid": 4, "test": 8, "dropped": 0, "labels": {"x": 2, "y": 3}}
+    first = {"client": "a", "train": 5, "valid": 4, "test": 8, "dropped": 0, "labels": {"x": 2, "y": 3}}
+    skew = {"effective_labels": pytest.approx(2.5**0.4 * (5 / 3) ** 0.6), "distance": pytest.approx(2 / 5 - 1 / 6)}
+    assert facts["clients"][0] == first | skew
+    assert facts["summary"]["sizes"]["train"] == {"min": 5, "median": 6, "max": 7}
+    assert facts["summary"]["labels"] == 2 and facts["summary"]["distance"] == pytest.approx(0.2)
+    assert (facts["summary"]["train_rows"], facts["summary"]["train_rows_of_several"]) == (7, 5)
     assert facts["notes"] == ["a note"]
+
+
+def test_the_values_without_labels(client, dealt):
+    facts = report.facts(dealt(client("a", 5)))
+    assert list(facts["summary"]) == ["sizes", "train_rows", "train_rows_of_several"]
+    assert list(facts["clients"][0]) == ["client", "train", "valid", "test", "dropped", "labels"]
 
 
 @pytest.mark.parametrize("count", [1, 8, 300])

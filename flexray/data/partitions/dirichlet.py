@@ -1,29 +1,35 @@
 """Label skew of any strength: each label is divided among clients by Dirichlet(alpha) shares (arXiv 1909.06335, 2102.02079)."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
-from flexray.data.dealing import Dealt, Share, by_shares, client_names, codes, counts, grouped, need_count, need_labels
+from flexray.data.dealing import Dealt, Share, by_shares, client_names, codes, draw_shares, grouped, need_count, need_labels
 from flexray.data.partition import Partition, Rows
 from flexray.data.seeds import Purpose, generator
-from flexray.errors import ConfigError
-
-TRIES = 200
 
 
 @dataclass(frozen=True)
 class Dirichlet(Partition):
     """The smaller alpha, the stronger the skew.
 
-    min_rows: shares are drawn again until every client has so many train rows. with_replacement_rows: every client has
-    so many train rows instead, drawn with replacement from its own Dirichlet(alpha) mixture of labels (held-out rows in
-    proportion), as in the FLEx paper's second split; min_rows then plays no part.
+    min_rows: shares are drawn again, 200 times at most, until every client has so many train rows. with_replacement_rows:
+    every client has so many train rows instead, drawn with replacement from its own Dirichlet(alpha) mixture of labels
+    (held-out rows in proportion), as in the FLEx paper's second split. weigh, for that draw: `labels`, a label comes as
+    often as the mixture says; `rows`, every row weighs what the mixture says of its label, so that a label with twice
+    the rows comes twice as often (the authors' released code).
     """
 
     alpha: float = 0.5
-    min_rows: int = 10
     with_replacement_rows: int | None = None
+    weigh: Literal["labels", "rows"] = "labels"
+    min_rows: int = field(default=10, kw_only=True)
+
+    @property
+    def disjoint(self) -> bool:
+        return self.with_replacement_rows is None
 
     @property
     def covers(self) -> bool:
@@ -33,12 +39,13 @@ class Dirichlet(Partition):
         found = []
         if not 0 < self.alpha < float("inf"):
             found.append(f"alpha: expected more than 0, got {self.alpha}; 0.5 is usual, 100 is close to iid")
-        if self.min_rows < 1:
-            found.append(f"min_rows: expected at least 1, got {self.min_rows}; every client needs rows")
-        if self.with_replacement_rows is not None and self.with_replacement_rows < 1:
+        drawn = self.with_replacement_rows
+        if drawn is not None and drawn < self.min_rows:
             found.append(
-                f"with_replacement_rows: expected at least 1, got {self.with_replacement_rows}; leave it out to draw none"
+                f"with_replacement_rows: expected at least min_rows ({self.min_rows}), got {drawn}; lower min_rows too"
             )
+        if drawn is None and self.weigh == "rows":
+            found.append("weigh: expected labels without with_replacement_rows, got 'rows'; set both, or drop weigh")
         return tuple(found)
 
     def deal(self, rows: Rows, train: Rows, clients: int | None, seed: int) -> Dealt:
@@ -52,27 +59,20 @@ class Dirichlet(Partition):
             pieces = by_shares(kinds_N, self._shares(train, count, seed), count, generator(seed, Purpose.DEAL))
         return dict(zip(client_names(count), pieces, strict=True))
 
-    def _shares(self, train: Rows, clients: int, seed: int) -> list[Share]:
-        """The first draw that gives every client min_rows train rows."""
-        sizes_V = [len(rows) for rows in grouped(codes(train.labels, train.vocabulary), len(train.vocabulary))]
-        best = 0
-        for attempt in range(TRIES):
-            rng = generator(seed, Purpose.SHARES, attempt)
-            fractions_VC = rng.dirichlet(np.full(clients, self.alpha), size=len(sizes_V))
-            shares = [Share(np.arange(clients), fractions_C) for fractions_C in fractions_VC]
-            smallest = int(np.sum([counts(share, n) for share, n in zip(shares, sizes_V, strict=True)], axis=0).min())
-            if smallest >= self.min_rows:
-                return shares
-            best = max(best, smallest)
-        raise ConfigError(
-            f"data.partition.min_rows: expected {self.min_rows} train rows for every client, got {best} for the smallest in the "
-            f"best of {TRIES} draws; raise data.partition.alpha, or lower data.partition.min_rows or clients"
-        )
+    def _shares(self, train: Rows, clients: int, seed: int) -> Sequence[Share]:
+        """Everybody's share of each label, such that every client gets min_rows train rows."""
+        rows_V = [len(rows) for rows in grouped(codes(train.labels, train.vocabulary), len(train.vocabulary))]
+
+        def draw(rng: np.random.Generator) -> list[Share]:
+            fractions_VC = rng.dirichlet(np.full(clients, self.alpha), size=len(rows_V))
+            return [Share(np.arange(clients), fractions_C) for fractions_C in fractions_VC]
+
+        return draw_shares(draw, rows_V, clients, self.min_rows, seed)
 
     def _draw(self, kinds_N: np.ndarray, labels: int, each: int, clients: int, seed: int) -> list[np.ndarray]:
         """So many rows for each client, with replacement, in its mixture of the labels that this split has."""
         rows_V = grouped(kinds_N, labels)
-        there_V = np.array([len(rows) > 0 for rows in rows_V])
+        there_V = np.array([len(rows) if self.weigh == "rows" else len(rows) > 0 for rows in rows_V])
         mixtures_CV = generator(seed, Purpose.SHARES).dirichlet(np.full(labels, self.alpha), size=clients) * there_V
         rng = generator(seed, Purpose.DEAL)
         pieces = []
