@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from rich import box
@@ -11,37 +10,38 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from flexray.metric import Number
 from flexray.report.units import count, duration, many, size
 
 MANY = 20
 """More clients than these are shown by their worst and best few."""
 SHOWN = 5
-WIDE = 110
-"""Columns from which on all metrics stand in one table."""
+NAME, NUMBER = 24, 43
+"""Columns that a client's name, and one number in all views, take at most."""
 VIEWS = {"base": "frozen\nbase", "shared": "shared\nonly", "personal": "perso-\nnalised"}
-LEGEND = (
-    "frozen base: as pretrained · shared only: private parts off · personalised: what the client serves with. "
-    "All on test rows; a gain is what the personalised model is better by."
-)
+ENDS = {"mean": "mean", "weighted_mean": "all rows", "worst_tenth": "worst tenth", "sd": "sd", "jain": "Jain index"}
+"""What stands below the clients, by its key in the summary."""
+WHEN = {
+    "before_steps": "before a round's local steps",
+    "after_steps": "the personalised model after a round's local steps, the others before them",
+}
 Scores = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class Shown:
-    """How a metric is shown: by what to multiply it, its decimals, and whether less of it is better."""
-
-    title: str
-    scale: float
-    decimals: int
-    less: bool
-
-    def gain(self, score: Scores, metric: str, over: str) -> float:
-        """What the personalised view is better by; above 0 is better."""
-        gained = (score["personal"][metric] - score[over][metric]) * self.scale
-        return -gained if self.less else gained
+def legend(s: Scores) -> str:
+    """What the tables' columns and last lines are."""
+    told = s["evaluation"]
+    return (
+        "frozen base: as pretrained · shared only: private parts off · personalised: what the client serves with. "
+        f"All on {told['split']} rows, {WHEN[told['when']]}; a gain is what the personalised model is better by. "
+        "All rows: those of all clients together; worst tenth: the mean of the worst 10 % of clients."
+    )
 
 
-METRICS = {"loss": Shown("loss", 1, 3, True), "exact_match": Shown("exact match %", 100, 1, False)}
+def gain(score: Scores, metric: str, over: str, how: Number) -> float:
+    """What the personalised view is better by, as it is shown; above 0 is better."""
+    gained = (score["personal"][metric] - score[over][metric]) * how.scale
+    return -gained if how.less else gained
 
 
 def summary(s: Scores, console: Console) -> RenderableType:
@@ -52,47 +52,57 @@ def summary(s: Scores, console: Console) -> RenderableType:
     facts.add_row("time", " · ".join(f"{part} {duration(seconds)}" for part, seconds in spent.items()))
     speed = f"{count(s['tokens_per_second'])} tokens/s · {many(s['actors'], 'actor')} × {many(s['seats'], 'seat')}"
     facts.add_row("speed", f"{speed} · {duration(sum(spent.values()))} in all")
-    return Group(*tables(s, console.width), Text(LEGEND, style="dim"), "", facts)
+    return Group(*tables(s, console.width), Text(legend(s), style="dim"), "", facts)
 
 
 def tables(s: Scores, width: int) -> Iterator[RenderableType]:
-    """One table of all metrics where there is room, else one for each."""
-    metrics = [m for m in METRICS if all(m in s["mean"].get(view, {}) for view in VIEWS)]
-    groups = [metrics] if width >= WIDE else [[m] for m in metrics]
-    yield from (_table(s, group) for group in groups)
+    """As many numbers side by side in a table as there is room for."""
+    shown = {name: number for name, told in s["metrics"].items() if (number := Number(**told)).shown}
+    each = max(1, (width - NAME) // NUMBER)
+    for i in range(0, len(shown), each):
+        yield _table(s, dict(list(shown.items())[i : i + each]), alone=each == 1)
     if len(s["clients"]) > MANY:
         yield Text(f"The {SHOWN} that gained least and most of {len(s['clients'])}; clients.parquet has all.", style="dim")
 
 
-def _table(s: Scores, metrics: Sequence[str]) -> Table:
-    alone = len(metrics) == 1
-    title = METRICS[metrics[0]].title if alone else None
+def _table(s: Scores, numbers: Mapping[str, Number], alone: bool) -> Table:
+    first, how = next(iter(numbers.items()))
+    title = how.title if alone else None
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
-    table.add_column("client", vertical="bottom", overflow="ellipsis", no_wrap=True, max_width=24)
-    for metric in metrics:
+    table.add_column("client", vertical="bottom", overflow="ellipsis", no_wrap=True, max_width=NAME)
+    for number in numbers.values():
         for i, header in enumerate((*VIEWS.values(), "gain on\nbase", "gain on\nshared")):
-            above = "" if alone else f"{METRICS[metric].title if i == 0 else ''}\n"
+            above = "" if alone else f"{number.title if i == 0 else ''}\n"
             table.add_column(Text(above + header, justify="right"), justify="right", vertical="bottom")
-    for client in _some(s["clients"], metrics[0]):
-        table.add_row(*([client["client"], *_cells(client, metrics)] if client else ["…"]))
+    for client in _some(s["clients"], first, how):
+        table.add_row(*([client["client"], *_cells(client, numbers)] if client else ["…"]))
     table.add_section()
-    table.add_row("mean", *_cells(s["mean"], metrics), style="bold")
+    for key, name in ENDS.items() if len(s["clients"]) > 1 else ():
+        cells = _plain(s[key], numbers, key == "jain") if key in ("sd", "jain") else _cells(s[key], numbers)
+        table.add_row(name, *cells, style="bold" if key == "mean" else "")
     return table
 
 
-def _some(clients: Sequence[Scores], metric: str) -> list[Scores | None]:
+def _some(clients: Sequence[Scores], metric: str, how: Number) -> list[Scores | None]:
     """All clients, or those that gained least and most, with None where others are left out."""
     if len(clients) <= MANY:
         return list(clients)
-    ranked = sorted(clients, key=lambda c: METRICS[metric].gain(c, metric, "base"))
+    ranked = sorted(clients, key=lambda c: gain(c, metric, "base", how))
     return [*ranked[:SHOWN], None, *ranked[-SHOWN:]]
 
 
-def _cells(score: Scores, metrics: Sequence[str]) -> Iterator[RenderableType]:
-    for metric in metrics:
-        how = METRICS[metric]
-        yield from (f"{score[view][metric] * how.scale:.{how.decimals}f}" for view in VIEWS)
-        yield from (_gain(how.gain(score, metric, over), how.decimals) for over in ("base", "shared"))
+def _cells(score: Scores, numbers: Mapping[str, Number]) -> Iterator[RenderableType]:
+    for name, how in numbers.items():
+        yield from (f"{score[view][name] * how.scale:.{how.decimals}f}" for view in VIEWS)
+        yield from (_gain(gain(score, name, over, how), how.decimals) for over in ("base", "shared"))
+
+
+def _plain(score: Scores, numbers: Mapping[str, Number], index: bool) -> Iterator[RenderableType]:
+    """Of what is neither better nor worse there is no gain; an index is the same in every unit."""
+    for name, how in numbers.items():
+        for view in VIEWS:
+            yield f"{score[view][name]:.3f}" if index else f"{score[view][name] * how.scale:.{how.decimals}f}"
+        yield from ("", "")
 
 
 def _gain(gained: float, decimals: int) -> Text:

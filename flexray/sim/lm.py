@@ -5,9 +5,9 @@ Shape legend: K seats · B rows per seat · N = K·B rows · T tokens · S posit
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +18,8 @@ from flexray.models.backbone import Backbone
 
 Row = tuple[np.ndarray, int]
 """Tokens, and where the response starts."""
+NO_ROW: Row = (np.zeros(1, np.int32), 1 << 30)
+"""Fills the place of a row that a seat does not have: one token, no response."""
 
 
 @dataclass(frozen=True)
@@ -79,3 +81,11 @@ def seat_loss(response: Response, seats: int) -> Tensor:
     """[K] mean loss over each seat's own response tokens; zero for a seat that has none."""
     tokens = response.counted.view(seats, -1).sum(1).clamp(min=1)
     return response.nll.view(seats, -1).sum(1) / tokens
+
+
+def filled(rows: Sequence[Sequence[Any]], batch: int, filler: Any) -> Iterator[list[list[Any]]]:
+    """`batch` of each seat's rows at a time, as many for all seats: where one has run out it gets the filler."""
+    for i in range(0, max(map(len, rows)), batch):
+        chosen = [list(mine[i : i + batch]) for mine in rows]
+        width = max(map(len, chosen))
+        yield [mine + [filler] * (width - len(mine)) for mine in chosen]

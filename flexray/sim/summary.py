@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from statistics import fmean
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from math import ceil
+from statistics import fmean, stdev
 from typing import Any
 
+from flexray.metric import Number
 from flexray.sim.job import Job
 from flexray.sim.run_folder import RunFolder
 
+VIEWS = ("base", "shared", "personal")
+Fold = Callable[[Sequence[float], Number], float]
+"""From a number of every client to one."""
+
 
 def summarise(job: Job, folder: RunFolder, actors: int) -> dict[str, Any]:
-    """What summary.json holds. Scores are each client's last ones, on its test rows."""
+    """What summary.json holds. Scores are each client's last ones, on rows of evaluation.split."""
     rounds = folder.table("rounds")
-    clients = _clients(folder)
     training = sum(r["seconds"] for r in rounds)
     seconds = {
         "rounds": training,
@@ -26,19 +33,69 @@ def summarise(job: Job, folder: RunFolder, actors: int) -> dict[str, Any]:
         "algorithm": job.experiment.algorithm.name,
         "seed": job.experiment.seed,
         "rounds": len(rounds),
-        "clients": clients,
-        "mean": {view: _mean([c[view] for c in clients]) for view in ("base", "shared", "personal")},
+        "evaluation": _evaluation(job),
+        **_scores(job, folder),
         "parameters": {
-            "shared": job.wire.numbers,
-            "private_per_client": job.private_numbers,
+            "shared": job.numbers("shared"),
+            "private_per_client": job.numbers("private"),
         },
-        "bytes": {"up": sum(r["bytes_up"] for r in rounds), "down": sum(r["bytes_down"] for r in rounds)},
+        "bytes": _bytes(job, folder),
+        "flops_per_token": {"frozen": job.costs.flops, "added": job.costs.flops_added},
+        "inside": _inside(folder),
         "seconds": seconds,
         "tokens": tokens,
         "tokens_per_second": tokens / training,
         "actors": actors,
         "seats": job.layout.seats,
     }
+
+
+def _scores(job: Job, folder: RunFolder) -> dict[str, Any]:
+    """Every client's numbers by view, and over clients: mean; weighted_mean (of all clients' rows together: a client
+    weighs by its tokens, rows or questions, whatever the number is a share of); sd (of a sample; 0 for one client);
+    worst_tenth; jain.
+    """
+    clients = _clients(folder)
+    numbers = numbers_of(job, clients[0]["personal"])
+
+    def over(fold: Fold) -> dict[str, dict[str, float]]:
+        return {
+            view: {name: fold([c[view][name] for c in clients], number) for name, number in numbers.items()} for view in VIEWS
+        }
+
+    return {
+        "metrics": {name: asdict(number) for name, number in numbers.items()},
+        "clients": clients,
+        "mean": over(lambda values, _: fmean(values)),
+        "weighted_mean": {view: _values(job, sums) for view, sums in sorted(folder.totals().items())},
+        "sd": over(lambda values, _: stdev(values) if len(values) > 1 else 0.0),
+        "worst_tenth": over(worst_tenth),
+        "jain": over(lambda values, _: jain(values)),
+    }
+
+
+def _bytes(job: Job, folder: RunFolder) -> dict[str, Any]:
+    """What crossed in all, what was told before the first round included; by role; and one update beside what else could be sent."""
+    rows = folder.table("bytes")
+    ways: dict[str, Any] = {way: sum(r["bytes"] for r in rows if r["direction"] == way) for way in ("up", "down")}
+    roles = {(r["direction"], r["role"]) for r in rows}
+    by_role = {
+        way: {
+            role: sum(r["bytes"] for r in rows if (r["direction"], r["role"]) == (way, role))
+            for w, role in sorted(roles)
+            if w == way
+        }
+        for way in ("up", "down")
+    }
+    return {**ways, "by_role": by_role, "one_update": {"up": job.up.bytes(), "down": job.down.bytes(), **job.costs.instead}}
+
+
+def _inside(folder: RunFolder) -> dict[str, float]:
+    """Means over clients and blocks at the last evaluation: routing's entropy and drift, gates, shares of the grafted experts."""
+    rows = folder.table("inside")
+    last = [r for r in rows if r["round"] == max(r["round"] for r in rows)]
+    names = [n for n in (last[0] if last else {}) if n in ("entropy", "drift") or n.startswith(("gate.", "share."))]
+    return {name: fmean(r[name] for r in last) for name in names}
 
 
 def _clients(folder: RunFolder) -> list[dict[str, Any]]:
@@ -50,5 +107,33 @@ def _clients(folder: RunFolder) -> list[dict[str, Any]]:
     return list(clients.values())
 
 
-def _mean(scores: list[dict[str, float]]) -> dict[str, float]:
-    return {name: fmean(score[name] for score in scores) for name in scores[0]}
+def worst_tenth(values: Sequence[float], number: Number) -> float:
+    """The mean of the worst tenth of them: of at least one, a share of one counts as one."""
+    return fmean(sorted(values, reverse=number.less)[: ceil(len(values) / 10)])
+
+
+def jain(values: Sequence[float]) -> float:
+    """(Σx)²/(n·Σx²), of Jain et al. 1984: 1 where all are the same, 1/n where one has everything."""
+    squares = sum(v * v for v in values)
+    return sum(values) ** 2 / (len(values) * squares) if squares else 1.0
+
+
+def numbers_of(job: Job, names: Iterable[str]) -> dict[str, Number]:
+    """How each number reads."""
+    whose = {name: metric for metric in job.metrics for name in metric.numbers}
+    return {name: whose[name].number(name) if name in whose else Number(name.replace("_", " ")) for name in names}
+
+
+def _values(job: Job, sums: dict[str, float]) -> dict[str, float]:
+    return {name: value for metric in job.metrics for name, value in metric.value(sums).items()}
+
+
+def _evaluation(job: Job) -> dict[str, Any]:
+    """What was scored, and when."""
+    x = job.experiment.evaluation
+    told = {"split": x.split, "when": x.when}
+    if any(m.needs_generation for m in job.metrics):
+        told |= {"max_new_tokens": x.max_new_tokens, "generate_rows": x.generate_rows}
+    if any(m.needs_probe for m in job.metrics):
+        told |= {"probe": str(x.probe), "probe_rows": x.probe_rows}
+    return told

@@ -1,9 +1,18 @@
 """The final table, from hand-made scores."""
 
+from dataclasses import asdict
+
 import pytest
 from rich.console import Console
 
+from flexray.metric import Number
 from flexray.report import scores
+
+METRICS = {
+    "loss": asdict(Number("loss", less=True)),
+    "perplexity": asdict(Number("perplexity", less=True, shown=False)),
+    "exact_match": asdict(Number("exact match %", scale=100, decimals=1)),
+}
 
 
 def scored(base: float, shared: float, personal: float) -> dict:
@@ -15,8 +24,14 @@ def scored(base: float, shared: float, personal: float) -> dict:
 def finished(clients: int = 2, **changes) -> dict:
     each = [{"client": f"client-{i}", **scored(4.0, 3.0, 2.0 + i / 10)} for i in range(clients)]
     summary = {
+        "evaluation": {"split": "test", "when": "before_steps"},
+        "metrics": METRICS,
         "clients": each,
         "mean": scored(4.0, 3.0, 2.05),
+        "weighted_mean": scored(4.1, 3.1, 2.15),
+        "worst_tenth": scored(4.0, 3.0, 2.1),
+        "sd": scored(0.0, 0.0, 0.07),
+        "jain": scored(1.0, 1.0, 0.998),
         "bytes": {"up": 1_570_000, "down": 2_000},
         "seconds": {"training": 3.0, "communication": 0.04, "waiting": 65.2, "evaluation": 3.3, "rounds": 68.2},
         "tokens_per_second": 5340.0,
@@ -59,6 +74,27 @@ def test_wide_there_is_one():
     assert max(map(len, lines)) <= 120
 
 
+def test_below_the_clients_what_they_come_to():
+    lines = printed(finished(), 80)
+    ends = [line for line in lines if line.startswith((" all rows", " worst tenth", " sd", " Jain"))]
+    assert [cells(line) for line in ends[:4]] == [
+        ["all", "rows", "4.100", "3.100", "2.150", "+1.950", "+0.950"],
+        ["worst", "tenth", "4.000", "3.000", "2.100", "+1.900", "+0.900"],
+        ["sd", "0.000", "0.000", "0.070"],
+        ["Jain", "index", "1.000", "1.000", "0.998"],
+    ]
+    assert cells(ends[6]) == ["sd", "50.0", "50.0", "49.3"]  # in the unit of what is above it; the index in none
+    assert cells(ends[7]) == ["Jain", "index", "0.400", "0.400", "0.400"]
+    assert not [line for line in printed(finished(1), 80) if line.startswith((" mean", " sd"))]  # one client is all
+
+
+def test_which_rows_were_scored_and_when_is_said():
+    text = " ".join(printed(finished(), 120))
+    assert "All on test rows, before a round's local steps" in text
+    text = " ".join(printed(finished(evaluation={"split": "valid", "when": "after_steps"}), 120))
+    assert "All on valid rows, the personalised model after a round's local steps, the others before them" in text
+
+
 def test_below_it_what_the_views_are_bytes_time_and_speed():
     lines = printed(finished(), 120)
     text = " ".join(lines)
@@ -82,20 +118,16 @@ def test_of_many_clients_those_that_gained_least_and_most_are_shown():
 
 def test_a_gain_is_green_a_loss_red_and_nothing_plain():
     def style(personal: float) -> tuple[str, str]:
-        how = scores.METRICS["loss"]
-        text = scores._gain(how.gain(scored(4.0, 3.0, personal), "loss", "base"), how.decimals)
+        how = Number("loss", less=True)
+        text = scores._gain(scores.gain(scored(4.0, 3.0, personal), "loss", "base", how), how.decimals)
         return text.plain, str(text.style)
 
     assert (style(3.0), style(4.5), style(4.0001)) == (("+1.000", "green"), ("-0.500", "red"), ("0.000", ""))
 
 
 @pytest.mark.parametrize("kept", ["loss", "exact_match", "perplexity"])
-def test_only_metrics_that_were_scored_are_shown(kept):
-    def only(score: dict) -> dict:
-        return {k: {kept: v[kept]} if isinstance(v, dict) else v for k, v in score.items()}
-
-    s = finished()
-    lines = printed(s | {"clients": [only(c) for c in s["clients"]], "mean": only(s["mean"])}, 80)
+def test_only_metrics_that_were_scored_and_are_for_tables_are_shown(kept):
+    lines = printed(finished(metrics={kept: METRICS[kept]}), 80)
     assert len([line for line in lines if line.startswith(" mean")]) == (kept != "perplexity")
 
 
