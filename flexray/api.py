@@ -43,6 +43,14 @@ class Run:
         """One row per scored client, round, view and metric."""
         return RunFolder(self.path).table("clients")
 
+    def bytes(self) -> Table:
+        """What crossed: one row per round (−1: before the first), client, direction and role (a part, or auxiliary state)."""
+        return RunFolder(self.path).table("bytes")
+
+    def inside(self) -> Table:
+        """Inside the clients' own models: one row per evaluated round, client and MoE block, as `models/inside.py` says."""
+        return RunFolder(self.path).table("inside")
+
 
 def simulate(
     experiment: Experiment, out: Path | str | None = None, *, resume: bool = False, watch: Watch | None = None, verbose: bool = False
@@ -55,7 +63,7 @@ def simulate(
     path = Path(out) if out else new_folder(experiment)
     _check_folder(path, resume)
     say = watch or (lambda _: None)
-    with _joined(experiment, verbose) as there:
+    with joined(experiment, verbose) as there:
         job, plan = prepare(experiment, there, path.absolute() / "private")
         say(plan)
         _open_folder(path, job, plan)
@@ -89,7 +97,7 @@ def load_run(path: Path | str) -> Run:
 
 def make_plan(experiment: Experiment) -> Plan:
     """The plan without the run."""
-    with _joined(experiment, False) as there:
+    with joined(experiment, False) as there:
         return prepare(experiment, there, Path("private"))[1]
 
 
@@ -103,7 +111,7 @@ def new_folder(experiment: Experiment) -> Path:
 
 
 @contextmanager
-def _joined(x: Experiment, verbose: bool) -> Iterator[dict[str, float]]:
+def joined(x: Experiment, verbose: bool) -> Iterator[dict[str, float]]:
     """What there is to run on: a running cluster's resources, or this machine's. A local Ray is not started yet, so that
     wrong input is told at once."""
     from flexray import cluster
@@ -138,15 +146,27 @@ def _check_folder(path: Path, resume: bool) -> None:
 
 
 def _open_folder(path: Path, job: Job, plan: Plan) -> None:
-    """The files that are there from the start."""
+    """The files that are there from the start. Raises ConfigError where a resumed run would get other rows than it began with."""
+    known, digests = path / "clients.json", [c.digest() for c in plan.clients]
+    if known.exists() and digests != [c["rows_sha256"] for c in json.loads(known.read_text())]:
+        raise ConfigError(
+            "data: expected the rows that the run was begun with, got others; put the data and the partition's file back, "
+            "or use a new --out"
+        )
     path.mkdir(parents=True, exist_ok=True)
     files = RunFolder(path)
     files.write_text("config.yaml", yaml.safe_dump(resolved(job).spec(), sort_keys=False, allow_unicode=True))
     files.write_json("versions.json", _versions(job))
     clients = [
-        {"client": c.name, "train": len(c.train), "valid": len(c.valid), "test": len(c.test), "dropped": c.dropped, "labels": c.labels}
-        for c in plan.clients
-    ]  # fmt: skip
+        {
+            "client": c.name,
+            **{split: len(getattr(c, split)) for split in ("train", "valid", "test")},
+            "dropped": c.dropped,
+            "labels": c.labels,
+            "rows_sha256": digest,
+        }
+        for c, digest in zip(plan.clients, digests, strict=True)
+    ]
     files.write_json("clients.json", clients)
 
 

@@ -37,30 +37,46 @@ class Train(Section):
     """A client's local training in one round. The optimizer starts afresh each round.
 
     lr falls to final_lr by a cosine over rounds and is constant within one; private parts train at private_lr (same
-    course) where that is set. clip bounds each client's own gradient norm.
+    course) where that is set. warmup_rounds and warmup_steps (of each round) raise it from near zero. A step averages over
+    accumulate batches. clip bounds each client's own gradient norm.
     """
 
     steps: int = Field(default=20, gt=0)
     batch: int = Field(default=8, gt=0)
+    accumulate: int = Field(default=1, gt=0)
     lr: float = Field(default=3e-3, gt=0)
     final_lr: float = Field(default=3e-4, ge=0)
     private_lr: float | None = Field(default=None, gt=0)
     schedule: Literal["cosine", "constant"] = "cosine"
+    warmup_rounds: int = Field(default=0, ge=0)
+    warmup_steps: int = Field(default=0, ge=0)
     optimizer: Literal["adamw", "sgd"] = "adamw"
     weight_decay: float = Field(default=0.0, ge=0)
     clip: float | None = Field(default=1.0, gt=0)
 
 
 class Evaluation(Section):
-    """When, whom and by what to score, on test rows: every n rounds the clients named, and all of them at the end.
+    """When, whom and by what to score: every n rounds the clients named, and all of them at the end.
 
-    A client is scored after aggregation and before its local steps of the next round.
+    split: `test`, or `valid` to choose settings by. when: a client is scored after aggregation and before its local steps
+    of the next round, or after these (then its personalised model has trained on from what the server sent). batch: rows
+    of a client in one forward. max_new_tokens and generate_rows (at most so many per client, chosen by the seed) are for
+    metrics that generate. probe: a file of multiple-choice questions (question, choices, answer) for the metric choice;
+    probe_rows: at most so many of them, chosen by the seed. inside_rows: valid rows of each client by which to look inside
+    its blocks (0: none), always the same ones.
     """
 
     every: int = Field(default=5, gt=0)
     clients: Literal["all", "cohort"] | int = "all"
     metrics: tuple[str, ...] = ("loss", "exact_match")
+    split: Literal["test", "valid"] = "test"
+    when: Literal["before_steps", "after_steps"] = "before_steps"
     batch: int = Field(default=16, gt=0)
+    max_new_tokens: int = Field(default=64, gt=0)
+    generate_rows: int | None = Field(default=None, gt=0)
+    probe: Path | None = None
+    probe_rows: int | None = Field(default=None, gt=0)
+    inside_rows: int = Field(default=8, ge=0)
 
 
 class Resources(Section):
@@ -116,7 +132,7 @@ class Experiment(Section):
 
     def _problems(self) -> list[str]:
         """Values that are each well formed, and do not go together or name what is not there."""
-        found = [f"algorithm.{p}" for p in (*self.algorithm.check(), *problems(self.algorithm.parts))]
+        found = [f"algorithm.{p}" for p in (*self.algorithm.check(self), *problems(self.algorithm.parts))]
         return [*found, *data_problems(self.data), *combinations(self), *unknown_names(self)]
 
     def spec(self) -> dict[str, Any]:
@@ -274,6 +290,8 @@ def combinations(x: Experiment) -> list[str]:
         found.append(
             f"evaluation.metrics: expected at least one, each once, got {list(x.evaluation.metrics)}; use [loss, exact_match]"
         )
+    if x.evaluation.probe_rows is not None and x.evaluation.probe is None:
+        found.append(f"evaluation.probe_rows: expected none without evaluation.probe, got {x.evaluation.probe_rows}; drop it")
     if x.resources.backend == "inline" and x.resources.address != "local":
         found.append(
             f"resources.address: expected none with `resources.backend: inline`, got {x.resources.address!r}; drop one"

@@ -91,7 +91,10 @@ def unknown(path: str, schema: Schema) -> str:
     """The line for a key that there is none of: the nearest ones, wherever they are, else those of the section."""
     parent, _, name = path.rpartition(".")
     others = schema.elsewhere()
-    scores = {key: _likeness(name, key) + 0.05 * (key.rpartition(".")[0] == parent) for key in (*schema.dotted(), *others)}
+    own = tuple(schema.dotted())  # of equals a key that is there comes before one that another method would have
+    scores = {
+        key: _likeness(name, key) + 0.05 * (key.rpartition(".")[0] == parent) + 0.01 * (key in own) for key in (*own, *others)
+    }
     best = max(scores.values())
     near = [key for key, score in scores.items() if score == best]
     if path in others:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 else:
     State = dict
 
+Shapes = dict[str, tuple[int, ...]]
+"""Name to shape, without the seat axis."""
+
 
 @dataclass(frozen=True)
 class Update:
@@ -54,6 +57,21 @@ def select(state: State, parts: Iterable[str]) -> State:
     return {name: t for name, t in state.items() if part_of(name) in wanted}
 
 
+def renamed(state: State, part: str) -> State:
+    """The same tensors as those of another part of the same kind."""
+    return {f"{part}/{name.split('/', 1)[1]}": t for name, t in state.items()}
+
+
+def under(prefix: str, state: State) -> State:
+    """The same tensors with `prefix/` before their names: a copy of a whole state within another."""
+    return {f"{prefix}/{name}": t for name, t in state.items()}
+
+
+def below(prefix: str, state: State) -> State:
+    """The tensors whose names start with `prefix/`, without it: undoes `under`."""
+    return {name.removeprefix(f"{prefix}/"): t for name, t in state.items() if name.startswith(f"{prefix}/")}
+
+
 def add(x: State, y: State, scale: float = 1.0) -> State:
     """x + scale · y, over the names of x."""
     return {name: t + scale * y[name] for name, t in x.items()}
@@ -62,6 +80,12 @@ def add(x: State, y: State, scale: float = 1.0) -> State:
 def scaled(x: State, scale: float) -> State:
     """scale · x."""
     return {name: scale * t for name, t in x.items()}
+
+
+def dot(x: State, y: State) -> Tensor:
+    """⟨x, y⟩ per seat, over the names of y: tensors [K, …] in, [K] out."""
+    terms = [(x[name] * t).flatten(1).sum(1) for name, t in y.items()]
+    return sum(terms[1:], terms[0])
 
 
 def sqdist(x: State, y: State) -> Tensor:

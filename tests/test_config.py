@@ -30,13 +30,13 @@ WRONG = {
     "lr=0.1": f"lr: {UNKNOWN}; did you mean 'train.lr'?",
     "learning_rate=0.1": f"learning_rate: {UNKNOWN}; did you mean 'train.lr'?",
     "rank=4": f"rank: {UNKNOWN}; did you mean 'algorithm.lora.rank' or 'algorithm.graft.rank'?",
-    "alpha=1": f"alpha: {UNKNOWN}; did you mean 'algorithm.lora.alpha', 'algorithm.graft.alpha' or 'data.partition.alpha' "
-    "(a key of dirichlet)?",
+    "alpha=1": f"alpha: {UNKNOWN}; did you mean 'algorithm.lora.alpha' or 'algorithm.graft.alpha'?",
     "train.stps=1": f"train.stps: {UNKNOWN}; did you mean 'train.steps'?",
     "algorithm.lora.rnk=2": f"algorithm.lora.rnk: {UNKNOWN}; did you mean 'algorithm.lora.rank'?",
     "algorithm.mu=3": f"algorithm.mu: {UNKNOWN}; it belongs to fedprox: set algorithm.name, or drop it",
-    "data.partition.alpha=1": f"data.partition.alpha: {UNKNOWN}; it belongs to dirichlet: set data.partition.name, or drop it",
-    "evaluation.zzz=1": f"evaluation.zzz: {UNKNOWN}; choose one of: every, clients, metrics, batch",
+    "data.partition.alpha=1": f"data.partition.alpha: {UNKNOWN}; it belongs to dirichlet or dirichlet_sizes: set data.partition.name, or drop it",
+    "evaluation.zzz=1": f"evaluation.zzz: {UNKNOWN}; choose one of: every, clients, metrics, split, when, batch, "
+    "max_new_tokens, generate_rows, probe, probe_rows, inside_rows",
     # types
     "rounds=true": f"rounds: {COUNT}, got true; the default is 10",
     "rounds=ten": f"rounds: {COUNT}, got 'ten'; the default is 10",
@@ -49,7 +49,7 @@ WRONG = {
     "seats=foo": "seats: expected auto or a whole number, got 'foo'; the default is 'auto'",
     "seats=false": "seats: expected auto or a whole number, got false; the default is 'auto'",
     "cohort=some": "cohort: expected a number or nothing, got 'some'; leave it out for the default",
-    "train=5": "train: expected a section, got 5; set its keys: train.steps, train.batch, train.lr, …",
+    "train=5": "train: expected a section, got 5; set its keys: train.steps, train.batch, train.accumulate, …",
     "model.path=5": 'model.path: expected text, got 5; put it in quotes: "5"',
     "model.path=''": "model.path: expected text, got ''; the default is 'tiny'",
     "storage.cache=' '": "storage.cache: expected a path, got ' '; the default is '~/.cache/flexray'",
@@ -65,7 +65,7 @@ WRONG = {
     "train.lr=-1": "train.lr: expected a number above 0, got -1; the default is 0.003",
     "resources.gpu_per_client=-1": "resources.gpu_per_client: expected a number of at least 0 or nothing, got -1; "
     "leave it out for the default",
-    "algorithm.gate.mode=of": "algorithm.gate.mode: expected add, mix, route, off or open, got 'of'; did you mean 'off'?",
+    "algorithm.gate.mode=of": "algorithm.gate.mode: expected add, mix, route, in_place, off or open, got 'of'; did you mean 'off'?",
     "model.dtype=int8": "model.dtype: expected float32 or bfloat16, got 'int8'; the default is 'float32'",
     "algorithm.name=fedprx": "algorithm.name: expected a known name or a path ending in .py, got 'fedprx'; did you mean 'fedprox'?",
     "data.partition=dirichlt": "data.partition.name: expected a known name or a path ending in .py, got 'dirichlt'; "
@@ -96,6 +96,7 @@ WRONG = {
     "set graft.index",
     "algorithm.graft={select: index, index: -1}": "algorithm.graft.index: expected an expert's number, got -1; the first expert is 0",
     "train={schedule: constant, final_lr: 0.001}": "train.final_lr: expected none with `train.schedule: constant`, got 0.001; drop it",
+    "evaluation.probe_rows=3": "evaluation.probe_rows: expected none without evaluation.probe, got 3; drop it",
     "resources={backend: inline, address: auto}": "resources.address: expected none with `resources.backend: inline`, got 'auto'; "
     "drop one",
 }  # fmt: skip
@@ -155,7 +156,7 @@ def test_values_as_they_are_meant(sets, path, value):
     assert type(found) is type(value)
 
 
-PARTITIONS = {"column": {"column": "client"}}
+PARTITIONS = {"column": {"column": "client"}, "from_file": {"path": "who.csv"}}
 
 
 @pytest.mark.parametrize("algorithm", folder.listing("algorithms"))

@@ -15,28 +15,32 @@ from flexray.folder import PACKAGE
 
 FLOORS = (
     ("errors",),
-    ("state", "parts", "folder", "raw"),
-    ("algorithm", "metric", "schema"),
+    ("state", "parts", "folder", "raw", "statistics"),
+    ("algorithm", "metric", "schema", "server"),
+    ("strength",),
     ("algorithms", "models", "data", "metrics", "findings"),
     ("config",),
     ("sim", "recipe"),
     ("cluster",),
     ("api", "pretrain"),
+    ("comparison",),
     ("report",),
+    ("compare",),
+    ("answering",),
     ("cli",),
     ("__main__",),
 )
 """From the ground up. A room may look at the floors below and at itself, never at its neighbours."""
 
 ROOMS = {
-    "ray": ("sim/actors.py", "cluster.py", "pretrain.py"),
+    "ray": ("sim/actors.py", "cluster.py", "pretrain.py", "compare.py"),
     "transformers": ("models/",),
     "tokenizers": ("models/",),
     "huggingface_hub": ("models/", "data/"),
     "datasets": ("data/",),
     "pyarrow": ("data/", "sim/run_folder.py"),
-    "pydantic": ("config.py", "recipe.py"),
-    "typer": ("cli.py",),
+    "pydantic": ("config.py", "recipe.py", "comparison/spec.py"),
+    "typer": ("cli.py", "answering.py"),
 }
 """Library to the only places that may import it."""
 

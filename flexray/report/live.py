@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from time import perf_counter
 
@@ -15,8 +15,6 @@ from flexray.sim.plan import Plan
 from flexray.sim.round import RoundReport
 from flexray.sim.run import Evaluated, Event, Finished, RoundDone, Started
 from flexray.sim.run import Progress as Arrived
-
-SHOWN = {"loss": ("test loss", 1, "{:.3f}"), "exact_match": ("exact match", 100, "{:.1f} %")}
 
 
 @contextmanager
@@ -90,7 +88,7 @@ class Watcher:
         self._next(r.round + 1)
 
     def _evaluated(self, what: Evaluated) -> None:
-        for line in means(what.means):
+        for line in means(what):
             self._say(line)
         self.began = perf_counter()
 
@@ -98,9 +96,9 @@ class Watcher:
         self.console.print(line, highlight=False, soft_wrap=True)
 
 
-def means(views: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
-    """Mean scores, a line for each metric, view by view."""
-    for metric, (title, scale, form) in SHOWN.items():
-        values = [f"{view} {form.format(scores[metric] * scale)}" for view, scores in views.items() if metric in scores]
-        if values:
-            yield f"  {title:<12} {' · '.join(values)}"
+def means(what: Evaluated) -> Iterator[str]:
+    """Mean scores, a line for each number, view by view."""
+    for name, how in what.numbers.items():
+        if how.shown:
+            values = [f"{view} {scores[name] * how.scale:.{how.decimals}f}" for view, scores in what.means.items()]
+            yield f"  {what.split} {how.title:<18} {' · '.join(values)}"

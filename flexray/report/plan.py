@@ -39,8 +39,11 @@ def _lines(p: Plan) -> Iterator[tuple[str, str]]:
             f"{many(layout.threads, 'thread')} on {layout.device}{turns}"
         ),
     )
-    each = size(p.bytes_one_way * p.cohort)
-    yield "a round", f"{each} up · {each} down ({size(p.bytes_one_way)} per client each way)"
+    up, down = p.bytes_up * p.cohort, p.bytes_down * p.cohort
+    yield "a round", f"{size(up)} up · {size(down)} down ({size(p.bytes_up)} and {size(p.bytes_down)} per client)"
+    instead = " · ".join(f"{name.replace('_', ' ')} {size(n)}" for name, n in p.costs.instead.items())
+    yield "instead", f"one client, one way: {instead}"
+    yield "compute", f"{count(p.costs.flops)} FLOPs a token forward, {added_share(p)} by what is trained"
     yield (
         "memory",
         (f"about {size(p.bytes_per_node)}: backbone {size(p.bytes_backbone)} once, {size(p.bytes_per_actor)} per actor"),
@@ -49,10 +52,14 @@ def _lines(p: Plan) -> Iterator[tuple[str, str]]:
         yield "" if i else "notes", note
 
 
+def added_share(p: Plan) -> str:
+    """What the trained parts add to the frozen forward."""
+    return f"{p.costs.flops_added / p.costs.flops:+.1%}"
+
+
 def facts(p: Plan) -> dict[str, Any]:
     """The plan as plain values."""
     x, layout = p.experiment, p.layout
-    each_way = p.bytes_one_way * p.cohort
     return {
         "algorithm": x.algorithm.name,
         "seed": x.seed,
@@ -69,7 +76,9 @@ def facts(p: Plan) -> dict[str, Any]:
         "seats": layout.seats,
         "threads": layout.threads,
         "device": layout.device,
-        "bytes_per_round": {"up": each_way, "down": each_way},
+        "bytes_per_round": {"up": p.bytes_up * p.cohort, "down": p.bytes_down * p.cohort},
+        "bytes_of_one_update": {"up": p.bytes_up, "down": p.bytes_down, **p.costs.instead},
+        "flops_per_token": {"frozen": p.costs.flops, "added": p.costs.flops_added},
         "bytes_of_memory": {"backbone": p.bytes_backbone, "actor": p.bytes_per_actor, "node": p.bytes_per_node},
         "notes": list(p.notes),
     }

@@ -13,10 +13,13 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from flexray.errors import ConfigError, RunError
-from flexray.sim.host import ClientHost, Scores, SliceReport
+from flexray.sim.host import ClientHost
 from flexray.sim.job import Job
+from flexray.sim.reports import Gathered, Scores, Sight, SliceReport
 from flexray.sim.round import Exam, Task
 from flexray.sim.run import Event, run
+from flexray.sim.schedule import Group
+from flexray.state import State
 
 START_SECONDS = 300.0
 IN_FLIGHT = 2
@@ -40,23 +43,44 @@ class RayPool:
             self.close()
             raise
 
-    def train(self, task: Task) -> Iterator[tuple[int, np.ndarray, SliceReport]]:
-        sent = ray.put(task.sent)
+    def open(self) -> np.ndarray:
+        with _blame("the first client actor failed"):
+            return ray.get(self.hosts[0].open.remote())
+
+    def survey(self, groups: Sequence[Group]) -> Iterator[dict[int, State]]:
+        def call(host: Any, i: int) -> Sequence[Any]:
+            return [host.survey.remote(groups[i])]
+
+        for _, (told,) in self._spread([group[0] for group in groups], call, 0):
+            yield told
+
+    def train(self, task: Task) -> Iterator[tuple[int, Gathered, SliceReport]]:
+        sent = [ray.put(vector) for vector in task.sent]
 
         def call(host: Any, i: int) -> Sequence[Any]:
-            return host.train.options(num_returns=2).remote(task.round, task.slices[i], sent, task.rows)
+            s = task.slices[i]
+            return host.train.options(num_returns=2).remote(task.round, s.groups, sent[s.cluster], task.rows[s.cluster])
 
-        for i, (vector, report) in self._spread([groups[0][0] for groups in task.slices], call, task.round):
-            yield i, vector, report
+        for i, (gathered, report) in self._spread([s.groups[0][0] for s in task.slices], call, task.round):
+            yield i, gathered, report
 
     def evaluate(self, exam: Exam) -> Iterator[Scores]:
-        sent = ray.put(exam.sent)
+        sent = [ray.put(vector) for vector in exam.sent]
 
         def call(host: Any, i: int) -> Sequence[Any]:
-            return [host.evaluate.remote(exam.round, exam.groups[i], sent, exam.views)]
+            return [host.evaluate.remote(exam.round, exam.groups[i], sent[exam.clusters[i]], exam.views)]
 
         for _, (scores,) in self._spread([group[0] for group in exam.groups], call, exam.round):
             yield scores
+
+    def look(self, exam: Exam) -> Iterator[dict[int, Sight]]:
+        sent = [ray.put(vector) for vector in exam.sent]
+
+        def call(host: Any, i: int) -> Sequence[Any]:
+            return [host.look.remote(exam.round, exam.groups[i], sent[exam.clusters[i]])]
+
+        for _, (seen,) in self._spread([group[0] for group in exam.groups], call, exam.round):
+            yield seen
 
     def _spread(
         self, first: Sequence[int], call: Callable[[Any, int], Sequence[Any]], round: int

@@ -9,7 +9,6 @@ import ctypes
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from time import perf_counter
 
 import numpy as np
@@ -18,40 +17,17 @@ import torch
 from flexray.data.corpus import Corpus
 from flexray.errors import RunError, expected
 from flexray.models import backbone as backbones
+from flexray.models.inside import grafted_where, look, summarise
 from flexray.models.seats import Seats
-from flexray.sim.evaluator import Counts, score
+from flexray.sim.evaluator import Scorer
 from flexray.sim.job import Job
+from flexray.sim.newcomers import start_of
+from flexray.sim.reports import ClientReport, Gathered, Scores, Sight, SliceReport
 from flexray.sim.schedule import Group
 from flexray.sim.store import NEWCOMER, PrivateStore
 from flexray.sim.trainer import SeatTrainer
-from flexray.sim.wire import add_weighted
+from flexray.sim.wire import LeakError, add_weighted
 from flexray.state import ClientState, State, Update, seat, widen
-
-
-@dataclass(frozen=True)
-class ClientReport:
-    """What one client's round cost and gave. loss is the mean over its local steps; bytes are of its own update."""
-
-    client: int
-    loss: float
-    steps: int
-    tokens: int
-    rows: int
-    bytes_up: int
-    bytes_down: int
-
-
-@dataclass(frozen=True)
-class SliceReport:
-    """A slice's clients, and the seconds that the process spent on it: training, and reading and writing private state."""
-
-    clients: tuple[ClientReport, ...]
-    seconds: float
-    seconds_private: float
-
-
-Scores = dict[int, dict[str, list[Counts]]]
-"""Client to view to each metric's counts."""
 
 
 class ClientHost:
@@ -65,62 +41,113 @@ class ClientHost:
         self.job, self.experiment = job, job.experiment
         self.backbone = backbones.load(job.backbone, job.layout.device)
         self.corpus = Corpus(job.corpus)
-        self.store = PrivateStore(job.private, [c.name for c in job.clients])
-        self.algorithm = self.experiment.algorithm
+        self.scorer = Scorer(job, self.backbone, self.corpus)
+        self.store = PrivateStore(job.private, [c.name for c in job.trainees])
+        self.algorithm = job.algorithm
         self.seats: Seats | None = None
 
     def ready(self) -> int:
         """Answers once the process is up: the process id."""
         return os.getpid()
 
-    def train(self, round: int, groups: Sequence[Group], sent: np.ndarray, total_rows: int) -> tuple[np.ndarray, SliceReport]:
-        """The sum of these clients' updates, each weighted by its share of `total_rows`, and the report."""
-        started, before, total, reports = perf_counter(), self.store.seconds, np.zeros(self.job.wire.numbers, np.float32), []
+    def open(self) -> np.ndarray:
+        """What travels first, [P]: starting values of the shared parts, zeros for auxiliary state."""
+        down, start = self.job.down.payload, start_of(self.algorithm, self.backbone, self.experiment.seed)
+        first = Update({n: start[n] for n in down.weights}, {n: torch.zeros(s) for n, s in down.aux.items()})
+        return self.job.down.pack_one(first)
+
+    def survey(self, group: Group) -> dict[int, State]:
+        """What each of these clients tells once, before round 0."""
+        with _blame(self.job, 0, group):
+            told = self.algorithm.survey(self._trainer(group, 0))
+            return {number: {n: t.cpu() for n, t in seat(told, k).items()} for k, number in enumerate(group)}
+
+    def train(self, round: int, groups: Sequence[Group], sent: np.ndarray, total_rows: int) -> tuple[Gathered, SliceReport]:
+        """The sum of these clients' updates, each weighted by its share of `total_rows` (or each of them), and the report."""
+        started, before, trained = perf_counter(), self.store.seconds, set[str]()
+        total, each, reports = np.zeros(self.job.up.numbers, np.float32), [], []
         for group in groups:
             with _blame(self.job, round, group):
-                trainer = self._trainer(group, round)
+                trainer = self._trainer(group, round, total_rows)
                 vectors = self._turn(trainer, group, round, sent)
-                total = add_weighted(total, vectors, (trainer.rows / total_rows).tolist())
-                reports += self._reports(group, trainer, vectors, sent)
+                crossing = [self._crossing(vector, number) for vector, number in zip(vectors, group, strict=True)]
+                if self.algorithm.each:
+                    each += crossing
+                else:
+                    total = add_weighted(total, vectors, trainer.share.tolist())
+                reports += self._reports(group, trainer)
+                trained |= trainer.effort.parts
         _give_back()
-        return total, SliceReport(tuple(reports), perf_counter() - started, self.store.seconds - before)
+        spent = perf_counter() - started, self.store.seconds - before
+        return each if self.algorithm.each else total, SliceReport(tuple(reports), *spent, frozenset(trained))
 
-    def evaluate(self, round: int, group: Group, sent: np.ndarray, views: Sequence[str], split: str = "test") -> Scores:
-        """Counts of every metric for these clients as they are before `round`, in the views `base`, `shared`, `personal`."""
+    def evaluate(self, round: int, group: Group, sent: np.ndarray, views: Sequence[str]) -> Scores:
+        """What these clients score as they are before `round` (or after its local steps) in the views `base`, `shared`, `personal`."""
         with _blame(self.job, round, group):
-            trainer, down = self._trainer(group, round), self._widened(sent, len(group))
-            weights = {"base": State(), "shared": down.weights}
+            trainer, down = self._trainer(group, round), self._widened(sent, group)
+            weights, mine = {"base": State()}, self._owned(group, round, trainer, down)
+            if "shared" in views:
+                weights["shared"] = trainer.frozen | self.algorithm.common(trainer, down, mine)
             if "personal" in views:
-                weights["personal"] = self.algorithm.personal(trainer, down, self._owned(group, round, trainer, down))
-            clients = [self.job.clients[number] for number in group]
-            chosen = {view: weights[view] for view in views}
-            batch = self.experiment.evaluation.batch
-            counts = score(self.backbone, trainer.seats, self.corpus, clients, chosen, self.job.metrics, batch, split)
-            return dict(zip(group, counts, strict=True))
+                weights["personal"] = trainer.frozen | self._personal(trainer, down, mine)
+            marks = self.scorer.score(trainer.seats, group, {view: weights[view] for view in views})
+            return dict(zip(group, marks, strict=True))
 
-    def _widened(self, sent: np.ndarray, seats: int) -> Update:
-        """What the server sent, in every seat, on the device."""
-        update = self.job.wire.unpack(sent)
-        weights, aux = ({n: t.to(self.backbone.device) for n, t in s.items()} for s in (update.weights, update.aux))
-        return Update(widen(weights, seats), widen(aux, seats))
+    def look(self, round: int, group: Group, sent: np.ndarray) -> dict[int, Sight]:
+        """What happens inside the blocks when these clients' own models read some of their valid rows, the same ones always."""
+        with _blame(self.job, round, group):
+            trainer, down = self._trainer(group, round), self._widened(sent, group)
+            mine = self._owned(group, round, trainer, down)
+            weights = trainer.frozen | self.algorithm.personal(trainer, down, mine)
+            batch = trainer.fixed_rows(self.experiment.evaluation.inside_rows)
+            sums = look(trainer.seats, weights, (batch.ids, batch.lengths), batch.starts)
+            blocks = summarise(self.backbone, sums)
+            return {c: Sight(tuple(blocks[k]), grafted_where(seat(weights, k))) for k, c in enumerate(group)}
+
+    def _personal(self, trainer: SeatTrainer, down: Update, mine: ClientState) -> State:
+        """What the clients serve with: before local steps, or after them, whose result is not kept."""
+        served = self.algorithm.personal(trainer, down, mine)
+        if self.experiment.evaluation.when == "before_steps":
+            return served
+        own = self.algorithm.client(trainer, down, mine)[1].weights
+        now = trainer.trained | own
+        return {name: now.get(name, t) for name, t in served.items()}
+
+    def _widened(self, sent: np.ndarray, group: Group) -> Update:
+        """What crosses to each of these clients of what the server sent, on the device."""
+        wire = self.job.down
+        masks = [wire.crossing(self.algorithm.cut(wire.payload, number)) for number in group]
+        if all(mask is None for mask in masks):
+            update = wire.unpack(sent)
+            weights, aux = widen(update.weights, len(group)), widen(update.aux, len(group))
+        else:
+            update = wire.unpack(np.stack([sent if mask is None else np.where(mask, sent, 0) for mask in masks]))
+            weights, aux = update.weights, update.aux
+        return Update(*({n: t.to(self.backbone.device) for n, t in s.items()} for s in (weights, aux)))
 
     def _turn(self, trainer: SeatTrainer, group: Group, round: int, sent: np.ndarray) -> np.ndarray:
         """One group's training, private state from and to the store: what goes up, [K, P]."""
-        down = self._widened(sent, len(group))
+        down = self._widened(sent, group)
         up, mine = self.algorithm.client(trainer, down, self._owned(group, round, trainer, down))
         _check_finite(trainer.effort.loss)
-        vectors = self.job.wire.pack(up, len(group))
+        vectors = self.job.up.pack(up, len(group))
         for k, number in enumerate(group):
             self.store.save(number, round, _of_seat(mine, k))
         return vectors
 
-    def _trainer(self, group: Group, round: int) -> SeatTrainer:
+    def _crossing(self, vector: np.ndarray, number: int) -> np.ndarray:
+        """What of a client's update crosses; the rest must be zero."""
+        mask = self.job.up.crossing(self.algorithm.cut(self.job.up.payload, number))
+        if mask is not None and vector[~mask].any():
+            raise LeakError("a client of lower rank may send its leading corner only; the rest is not zero")
+        return vector if mask is None else vector[mask]
+
+    def _trainer(self, group: Group, round: int, total_rows: int | None = None) -> SeatTrainer:
         if self.seats is None or self.seats.seats != len(group):
             if self.seats is not None:
                 self.seats.detach()
             self.seats = Seats(self.backbone, self.algorithm.parts, len(group))
-        clients = [self.job.clients[number] for number in group]
-        return SeatTrainer(self.experiment, self.backbone, self.seats, self.corpus, clients, group, round)
+        return SeatTrainer(self.job, self.backbone, self.seats, self.corpus, group, round, total_rows)
 
     def _owned(self, group: Group, round: int, trainer: SeatTrainer, down: Update) -> ClientState:
         """The group's private state as it was before this round; newcomers get theirs, which is kept at once."""
@@ -133,8 +160,8 @@ class ClientHost:
                     self.store.save(number, NEWCOMER, found[number])
         return _stacked([found[number] for number in group], self.backbone.device)
 
-    def _reports(self, group: Group, trainer: SeatTrainer, vectors: np.ndarray, sent: np.ndarray) -> list[ClientReport]:
-        effort = trainer.effort
+    def _reports(self, group: Group, trainer: SeatTrainer) -> list[ClientReport]:
+        effort, up, down = trainer.effort, self.job.up, self.job.down
         return [
             ClientReport(
                 client=number,
@@ -142,8 +169,8 @@ class ClientHost:
                 steps=int(effort.steps[k]),
                 tokens=int(effort.tokens[k]),
                 rows=int(trainer.rows[k]),
-                bytes_up=vectors[k].nbytes,
-                bytes_down=sent.nbytes,
+                up=up.bytes_by_part(self.algorithm.cut(up.payload, number)),
+                down=down.bytes_by_part(self.algorithm.cut(down.payload, number)),
             )
             for k, number in enumerate(group)
         ]
@@ -180,5 +207,5 @@ def _blame(job: Job, round: int, group: Group) -> Iterator[None]:
     except RunError:
         raise
     except Exception as e:
-        names = ", ".join(job.clients[number].name for number in group)
+        names = ", ".join(job.trainees[number].name for number in group)
         raise RunError(f"round {round}, client {names}: {type(e).__name__}: {e}") from e

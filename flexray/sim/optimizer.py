@@ -8,15 +8,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-Step = Callable[[Tensor], None]
-"""One step; the argument [K] says which seats still move."""
+Step = Callable[[Tensor, float], None]
+"""One step; [K] says which seats still move, the number by what to multiply the learning rate (warm-up)."""
 
 
 def sgd(p: Tensor, g: Tensor, lr: Tensor, weight_decay: float) -> Step:
     """p ← p − lr·(g + weight_decay·p), for p and g [K, P] and lr [K]."""
 
-    def step(moving: Tensor) -> None:
-        p.sub_((lr * moving)[:, None] * (g + weight_decay * p))
+    def step(moving: Tensor, scale: float = 1.0) -> None:
+        p.sub_((lr * scale * moving)[:, None] * (g + weight_decay * p))
 
     return step
 
@@ -31,14 +31,15 @@ def adamw(
     m, v = torch.zeros_like(p), torch.zeros_like(p)
     count = torch.zeros_like(lr)
 
-    def step(moving: Tensor) -> None:
+    def step(moving: Tensor, scale: float = 1.0) -> None:
+        rate_K = lr * scale * moving
         count.add_(moving)
         m.lerp_(g, 1 - betas[0])
         v.mul_(betas[1]).addcmul_(g, g, value=1 - betas[1])
         n = count.clamp(min=1)
-        rate = (lr * moving / (1 - betas[0] ** n))[:, None]
+        rate = (rate_K / (1 - betas[0] ** n))[:, None]
         denominator = v.sqrt().div_(((1 - betas[1] ** n).sqrt())[:, None]).add_(eps)
-        p.mul_(1 - (lr * moving * weight_decay)[:, None])
+        p.mul_(1 - (rate_K * weight_decay)[:, None])
         p.sub_(rate * m / denominator)
 
     return step

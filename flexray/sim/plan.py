@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,16 @@ from flexray.data.corpus import Corpus
 from flexray.data.prepare import prepare as prepare_data
 from flexray.errors import expected
 from flexray.models import backbone as backbones
-from flexray.models import checkpoint
+from flexray.models import checkpoint, costs
 from flexray.models.backbone import Backbone
-from flexray.models.seats import is_trained, shapes_of
+from flexray.models.seats import shapes_of
 from flexray.models.tokenizer import Tokenizer
+from flexray.parts import Lora
+from flexray.sim import kit as kits
 from flexray.sim import schedule
-from flexray.sim.job import Job, Layout
+from flexray.sim.job import Costs, Job, Layout
 from flexray.sim.layout import arrange
-from flexray.state import part_of
+from flexray.sim.wire import BYTES
 
 PROCESS_BYTES = 280 << 20
 """What a client actor takes before it holds anything: Python, torch, Ray (benchmarks/memory.py)."""
@@ -40,7 +41,9 @@ class Plan:
     frozen: int
     shared: int
     private: int
-    bytes_one_way: int
+    bytes_up: int
+    bytes_down: int
+    costs: Costs
     bytes_backbone: int
     bytes_per_actor: int
     notes: tuple[str, ...]
@@ -65,7 +68,6 @@ def prepare(x: Experiment, there: Mapping[str, float], private: Path) -> tuple[J
     data = prepare_data(x.data, x.clients, x.seed, encoder, cache)
     cohort = len(schedule.cohort(x.seed, 0, len(data.clients), x.cohort))
     layout = arrange(x, there, cohort)
-    travels = {p.name for p in x.algorithm.shared}
     job = Job(
         spec=x.spec(),
         layout=layout,
@@ -74,11 +76,11 @@ def prepare(x: Experiment, there: Mapping[str, float], private: Path) -> tuple[J
         private=(x.storage.private or private).expanduser().absolute(),
         clients=data.clients,
         shapes=shapes,
-        shared=tuple(name for name in shapes if part_of(name) in travels),
+        cohort=cohort,
+        costs=_costs(x, skeleton),
+        kit=kits.prepare(x, encoder, cache),
     )
-    shared, owned = (
-        sum(prod(s) for n, s in shapes.items() if is_trained(n) and (n in job.shared) == up) for up in (True, False)
-    )
+    shared, owned = job.numbers("shared"), job.numbers("private")
     plan = Plan(
         experiment=x,
         layout=layout,
@@ -89,12 +91,26 @@ def prepare(x: Experiment, there: Mapping[str, float], private: Path) -> tuple[J
         frozen=skeleton.parameters,
         shared=shared,
         private=owned,
-        bytes_one_way=job.wire.bytes,
+        bytes_up=job.up.bytes(),
+        bytes_down=job.down.bytes(),
+        costs=job.costs,
         bytes_backbone=skeleton.bytes,
         bytes_per_actor=PROCESS_BYTES + layout.seats * (16 * (shared + owned) + _activations(x, skeleton, _longest(job))),
         notes=(*data.notes, *skeleton.family.notes(skeleton.model, _targets(x))),
     )
     return job, plan
+
+
+def _costs(x: Experiment, skeleton: Backbone) -> Costs:
+    parts = x.algorithm.parts
+    lora = next((p.config for p in parts if isinstance(p.config, Lora)), Lora())
+    sent, size = costs.numbers(skeleton, lora), skeleton.dtype.itemsize  # adapters travel in float32, weights as they are
+    instead = {
+        "lora_on_experts": BYTES * sent.lora_experts,
+        "non_expert_weights": size * sent.non_routed,
+        "full_model": size * sent.full,
+    }
+    return Costs(costs.frozen_flops(skeleton).total, costs.added_flops(skeleton, parts), instead)
 
 
 def resolved(job: Job) -> Experiment:

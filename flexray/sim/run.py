@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import numpy as np
+import torch
 
-from flexray.models import backbone as backbones
+from flexray.metric import Number
 from flexray.sim import schedule
-from flexray.sim.host import Scores
 from flexray.sim.job import Job
-from flexray.sim.round import Exam, Pool, RoundReport, examine, play
+from flexray.sim.reports import Scores
+from flexray.sim.round import Exam, Pool, RoundReport, Server, examine, play
 from flexray.sim.run_folder import RunFolder, Table
 from flexray.sim.store import PrivateStore
-from flexray.sim.summary import summarise
-from flexray.sim.trainer import start_of
-from flexray.state import ServerState, Update
-
-VIEWS = ("base", "shared", "personal")
-"""The frozen model · with the shared parts · with the private parts too."""
+from flexray.sim.summary import VIEWS, numbers_of, summarise
 
 
 @dataclass(frozen=True)
@@ -59,6 +55,9 @@ class Evaluated:
     clients: int
     means: dict[str, dict[str, float]]
     seconds: float
+    split: str = "test"
+    numbers: Mapping[str, Number] = field(default_factory=dict)
+    """How each number of `means` reads."""
 
 
 @dataclass(frozen=True)
@@ -77,19 +76,19 @@ def run(job: Job, make_pool: Callable[[Job], Pool], out: Path, resume: bool = Fa
     folder, experiment = RunFolder(out), job.experiment
     pool = make_pool(job)
     try:
-        state, first = _begin(job, folder, resume)
+        server, first = _begin(job, pool, folder, resume)
         yield Started(first, perf_counter() - started)
         for round in range(first, experiment.rounds):
             if round % experiment.evaluation.every == 0:
-                yield _evaluate(job, pool, folder, state, round, last=False)
-            for what in play(job, experiment.algorithm, pool, state, round):
+                yield _evaluate(job, pool, folder, server, round, last=False)
+            for what in play(job, pool, server, round):
                 if isinstance(what, tuple):
-                    state, report = what
-                    folder.save_round(job, state, report)
+                    server, report = what
+                    folder.save_round(server, report)
                     yield RoundDone(report)
                 else:
                     yield _progress(round, job, what)
-        yield _evaluate(job, pool, folder, state, experiment.rounds, last=True)
+        yield _evaluate(job, pool, folder, server, experiment.rounds, last=True)
         summary = summarise(job, folder, pool.actors)
         folder.finish(summary)
         yield Finished(summary)
@@ -97,30 +96,51 @@ def run(job: Job, make_pool: Callable[[Job], Pool], out: Path, resume: bool = Fa
         pool.close()
 
 
-def _begin(job: Job, folder: RunFolder, resume: bool) -> tuple[ServerState, int]:
-    """The server's state and the first round to play."""
+def _begin(job: Job, pool: Pool, folder: RunFolder, resume: bool) -> tuple[Server, int]:
+    """The server and the first round to play."""
     if resume and (saved := folder.load_server()):
-        state, round = saved
-        PrivateStore(job.private, [c.name for c in job.clients]).forget_after(round)
+        server, round = saved
+        PrivateStore(job.private, [c.name for c in job.trainees]).forget_after(round)
         folder.forget_after(round)
-        return state, round + 1
-    x = job.experiment
-    return ServerState(Update(start_of(x.algorithm, backbones.skeleton(x.model, x.plugins), x.seed))), 0
+        return server, round + 1
+    clusters = _clusters(job, pool, folder)
+    state = job.algorithm.open(job.down.unpack(pool.open()))
+    return Server((state,) * (max(clusters, default=0) + 1), clusters), 0
 
 
-def _evaluate(job: Job, pool: Pool, folder: RunFolder, state: ServerState, round: int, last: bool) -> Evaluated:
+def _clusters(job: Job, pool: Pool, folder: RunFolder) -> tuple[int, ...]:
+    """Every client's cluster, by what the clients tell once; empty where the method asks nothing."""
+    if not job.algorithm.surveys:
+        return ()
+    groups = schedule.groups(range(len(job.clients)), job.layout.seats)
+    told = {client: state for answers in pool.survey(groups) for client, state in answers.items()}
+    folder.save_survey(told)
+    every = [told[client] for client in range(len(job.clients))]
+    return job.algorithm.clusters({name: torch.stack([one[name] for one in every]) for name in every[0]})
+
+
+def _evaluate(job: Job, pool: Pool, folder: RunFolder, server: Server, round: int, last: bool) -> Evaluated:
     """Scores clients before `round`; the frozen base only once per client, as it never changes."""
-    started = perf_counter()
+    started, x = perf_counter(), job.experiment.evaluation
     clients = _examined(job, round, last)
     known = folder.scored("base")
-    sent = job.wire.pack_one(state.sent)
     scores: Scores = {}
     for views, chosen in ((VIEWS, [c for c in clients if c not in known]), (VIEWS[1:], [c for c in clients if c in known])):
-        groups = schedule.groups(chosen, job.layout.seats)
-        scores |= examine(pool, Exam(round, groups, sent, views)) if groups else {}
+        scores |= examine(pool, _exam(job, server, round, chosen, views)) if chosen else {}
+    if x.inside_rows:
+        seen = {c: sight for found in pool.look(_exam(job, server, round, clients, ())) for c, sight in found.items()}
+        folder.save_inside(round, {job.clients[c].name: seen[c] for c in clients})
     seconds = perf_counter() - started
-    means = folder.save_scores(_rows(job, round, scores), round, seconds)
-    return Evaluated(round, len(clients), means, seconds)
+    folder.save_marks(scores, [c.name for c in job.clients], last)
+    means = folder.save_scores(_rows(job, round, scores), round, seconds, {"split": x.split, "when": x.when})
+    return Evaluated(round, len(clients), means, seconds, x.split, numbers_of(job, means["personal"]))
+
+
+def _exam(job: Job, server: Server, round: int, clients: Sequence[int], views: tuple[str, ...]) -> Exam:
+    parted = [schedule.groups(own, job.layout.seats) for own in server.parted(clients)]
+    clusters = tuple(i for i, groups in enumerate(parted) for _ in groups)
+    sent = tuple(job.down.pack_one(state.sent) for state in server.states)
+    return Exam(round, tuple(group for groups in parted for group in groups), clusters, sent, views)
 
 
 def _examined(job: Job, round: int, last: bool) -> list[int]:
@@ -134,18 +154,19 @@ def _examined(job: Job, round: int, last: bool) -> list[int]:
 
 
 def _rows(job: Job, round: int, scores: Scores) -> Table:
-    """One row per client, view and metric."""
+    """One row per client, view and number."""
+    split, names = job.experiment.evaluation.split, [c.name for c in job.clients]
     return [
-        {"round": round, "client": client, "name": job.clients[client].name, "view": view, "metric": name, "value": value}
+        {"round": round, "client": client, "name": names[client], "view": view, "metric": name, "value": value, "split": split}
         for client, views in sorted(scores.items())
-        for view, counts in views.items()
-        for metric, count in zip(job.metrics, counts, strict=True)
-        for name, value in metric.value(count).items()
+        for view, sums in ((view, marks.sums()) for view, marks in views.items())
+        for metric in job.metrics
+        for name, value in metric.value(sums).items()
     ]
 
 
 def _progress(round: int, job: Job, report: Any) -> Progress:
-    of = len(schedule.cohort(job.experiment.seed, round, len(job.clients), job.experiment.cohort))
+    of = len(job.taking_part(round))
     clients = report.clients
     loss = sum(c.loss for c in clients) / len(clients)
     return Progress(round, len(clients), of, loss, sum(c.tokens for c in clients))

@@ -17,9 +17,16 @@ def cohort(seed: int, round: int, population: int, size: int | float | None) -> 
     """The clients of a round, in ascending order. `size`: a number, a share of the population, or None for all."""
     if size is None:
         return tuple(range(population))
-    n = max(1, round_half_up(size * population)) if isinstance(size, float) else min(size, population)
+    n = cohort_size(population, size)
     rng = np.random.default_rng(np.random.SeedSequence([seed, round, 0xC0407]))
     return tuple(sorted(int(i) for i in rng.choice(population, n, replace=False)))
+
+
+def cohort_size(population: int, size: int | float | None) -> int:
+    """How many take part in a round."""
+    if size is None:
+        return population
+    return max(1, round_half_up(size * population)) if isinstance(size, float) else min(size, population)
 
 
 def round_half_up(x: float) -> int:
@@ -45,4 +52,5 @@ def learning_rate(first: float, last: float, round: int, rounds: int) -> float:
     """Cosine over rounds, from `first` in round 0 to `last` in the last one; constant within a round."""
     if rounds == 1:
         return first
+    round = min(round, rounds - 1)  # what is trained after the last round, to be served, takes the last rate
     return last + (first - last) * (1 + cos(pi * round / (rounds - 1))) / 2

@@ -42,7 +42,8 @@ class PrivateStore:
 
     def save(self, client: int, round: int, state: ClientState) -> None:
         """What the client owns after `round`. A state without tensors leaves no file."""
-        tensors = {f"weights|{n}": t for n, t in state.weights.items()} | {f"memory|{n}": t for n, t in state.memory.items()}
+        tensors = {f"weights|{n}": t for n, t in state.weights.items()}
+        tensors |= {f"memory|{n}": t.clone() for n, t in state.memory.items()}  # it may be what is among the weights too
         if not tensors:
             return
         started, folder = perf_counter(), self.folder(client)

@@ -5,7 +5,7 @@ import pytest
 
 from flexray.config import Experiment
 from flexray.data.clients import Client
-from flexray.sim.job import Layout
+from flexray.sim.job import Costs, Layout
 from flexray.sim.plan import Plan
 
 
@@ -30,7 +30,9 @@ def plan(client):
             "frozen": 2_563_200,
             "shared": 24_576,
             "private": 197_124,
-            "bytes_one_way": 98_304,
+            "bytes_up": 98_304,
+            "bytes_down": 98_304,
+            "costs": Costs(4_000_000, 400_000, {"lora_on_experts": 884_736, "full_model": 10_252_800}),
             "bytes_backbone": 10_300_000,
             "bytes_per_actor": 326_000_000,
             "notes": ("3 rows without a response dropped, at 1 of 2 clients",),

@@ -6,7 +6,8 @@ import pytest
 from rich.console import Console
 
 from flexray.report import live
-from flexray.sim.host import ClientReport
+from flexray.metric import Number
+from flexray.sim.reports import ClientReport
 from flexray.sim.round import RoundReport
 from flexray.sim.run import Evaluated, Finished, Progress, RoundDone, Started
 
@@ -19,12 +20,13 @@ def report(round: int) -> RoundReport:
 def events(plan, rounds: int = 12) -> list:
     """A whole run's: scored before every fifth round, two slices a round."""
     found = [plan, Started(0, 6.94)]
+    numbers = {"loss": Number("loss"), "exact_match": Number("exact match %", less=False, scale=100, decimals=1)}
     means = {"base": {"loss": 9.341, "exact_match": 0.0}, "shared": {"loss": 4.566, "exact_match": 0.0125}}
     for round in range(rounds):
         if round % 5 == 0:
-            found.append(Evaluated(round, 2, means, 1.0))
+            found.append(Evaluated(round, 2, means, 1.0, "test", numbers))
         found += [Progress(round, 1, 2, 2.5, 3000), Progress(round, 1, 2, 2.4, 3000), RoundDone(report(round))]
-    return [*found, Evaluated(rounds, 2, {"personal": {"loss": 1.0}}, 1.0), Finished({})]
+    return [*found, Evaluated(rounds, 2, {"personal": {"loss": 1.0}}, 1.0, "valid", {"loss": Number("loss")}), Finished({})]
 
 
 def shown(events: list, terminal: bool) -> str:
@@ -39,18 +41,18 @@ def shown(events: list, terminal: bool) -> str:
 def test_without_a_terminal_there_are_plain_lines_and_no_bars(plan):
     text = shown(events(plan()), terminal=False)
     assert "\x1b" not in text and "━" not in text
-    lines = text.splitlines()[10:]
+    lines = text.splitlines()[12:]
     assert lines[:4] == [
         "actors up in 6.9 s",
-        "  test loss    base 9.341 · shared 4.566",
-        "  exact match  base 0.0 % · shared 1.2 %",
+        "  test loss               base 9.341 · shared 4.566",
+        "  test exact match %      base 0.0 · shared 1.2",
         "round  1/12   train loss 2.500    5.00 k tokens/s     1.2 s",
     ]
-    assert lines[-2:] == ["round 12/12   train loss 2.500    5.00 k tokens/s     1.2 s", "  test loss    personal 1.000"]
+    assert lines[-2:] == ["round 12/12   train loss 2.500    5.00 k tokens/s     1.2 s", "  valid loss               personal 1.000"]
 
 
 def test_at_most_three_lines_a_round(plan):
-    lines = shown(events(plan()), terminal=False).splitlines()[11:]
+    lines = shown(events(plan()), terminal=False).splitlines()[13:]
     rounds = [i for i, line in enumerate(lines) if line.startswith("round")]
     assert len(rounds) == 12
     assert max(b - a for a, b in zip([-1, *rounds], [*rounds, len(lines) - 1], strict=False)) <= 3

@@ -21,7 +21,9 @@ def test_the_plan_as_a_person_reads_it(plan):
         "clients     2, of which 2 a round · builtin dealt by column",
         "rows        12–1,200 train · 4 valid · 8 test per client",
         "placement   pooled · 4 actors × 1 seat × 1 thread on cpu",
-        "a round     197 KB up · 197 KB down (98.3 KB per client each way)",
+        "a round     197 KB up · 197 KB down (98.3 KB and 98.3 KB per client)",
+        "instead     one client, one way: lora on experts 885 KB · full model 10.3 MB",
+        "compute     4.00 M FLOPs a token forward, +10.0% by what is trained",
         "memory      about 1.31 GB: backbone 10.3 MB once, 326 MB per actor",
         "notes       3 rows without a response dropped, at 1 of 2 clients",
     ]

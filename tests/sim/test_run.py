@@ -12,6 +12,7 @@ from flexray.config import Experiment
 from flexray.errors import ConfigError, RunError
 from flexray.sim.plan import prepare
 from flexray.sim.run import Evaluated, Finished, Progress, RoundDone, Started
+from flexray.sim.run_folder import RunFolder
 
 CPU4 = {"CPU": 4.0}
 
@@ -27,7 +28,8 @@ def test_the_run_folder_holds_all_that_is_promised(events_and_run):
     _, run = events_and_run
     files = {f.name for f in run.path.iterdir()}
     assert files == {
-        "config.yaml", "versions.json", "clients.json", "rounds.parquet", "clients.parquet", "evaluations.parquet",
+        "config.yaml", "versions.json", "clients.json", "rounds.parquet", "bytes", "inside",
+        "clients.parquet", "evaluations.parquet", "rows.parquet",
         "server.safetensors", "private", "summary.json",
     }  # fmt: skip
     assert len(list((run.path / "private").iterdir())) == 3
@@ -52,17 +54,52 @@ def test_the_summary_has_every_client_in_three_views(events_and_run):
             assert 0 <= client[view]["exact_match"] <= 1
 
 
+def test_every_row_of_the_last_evaluation_is_kept_in_all_views(events_and_run):
+    """Their sums give each client's numbers, and over all clients the weighted mean."""
+    _, run = events_and_run
+    rows, folder = RunFolder(run.path).table("rows"), RunFolder(run.path)
+    assert list(rows[0]) == ["client", "name", "view", "row", "nll", "tokens", "exact", "rows"]
+    assert len(rows) == 3 * 3 * 4  # clients, views, test rows
+    for number, client in enumerate(run.summary["clients"]):
+        for view in ("base", "shared", "personal"):
+            own = [row for row in rows if row["client"] == number and row["view"] == view]
+            assert {row["name"] for row in own} == {client["client"]}
+            assert sum(r["nll"] for r in own) / sum(r["tokens"] for r in own) == pytest.approx(client[view]["loss"])
+            assert sum(r["exact"] for r in own) / 4 == client[view]["exact_match"]
+    totals = folder.totals()["personal"]
+    assert totals["rows"] == 12
+    assert run.summary["weighted_mean"]["personal"]["loss"] == pytest.approx(totals["nll"] / totals["tokens"])
+    last = folder.table("evaluations")[-1]
+    assert (last["round"], last["split"], last["when"]) == (3, "test", "before_steps")
+
+
 def test_bytes_are_those_of_the_vectors_that_crossed(events_and_run):
     _, run = events_and_run
     numbers = sum(t.numel() for t in load_file(run.path / "server.safetensors").values())
-    assert run.summary["bytes"] == {"up": 3 * 3 * 4 * numbers, "down": 3 * 3 * 4 * numbers}  # rounds · clients · float32
+    told = run.summary["bytes"]
+    assert told["up"] == told["down"] == 3 * 3 * 4 * numbers  # rounds · clients · float32
+    assert told["by_role"]["up"] == {"lora": told["up"]} and told["one_update"]["up"] == 4 * numbers
+    assert told["one_update"]["up"] < told["one_update"]["lora_on_experts"] < told["one_update"]["full_model"]
+
+
+def test_inside_the_blocks_there_is_a_row_for_every_client_and_block(events_and_run):
+    _, run = events_and_run
+    rows = run.inside()
+    assert len(rows) == 3 * 3 * 4  # evaluations · clients · blocks
+    first = [r for r in rows if r["round"] == 0]
+    assert all(r["drift"] == 0 and r["gate.expert"] == 0.5 and r["share.expert"] == 0 for r in first)  # the identity start
+    last = [r for r in rows if r["round"] == 3]
+    assert all(r["drift"] >= 0 and 0 < r["share.expert"] < 1 and len(r["grafted"]) == 1 for r in last)
+    assert any(r["drift"] > 0 for r in last)
+    assert all(sum(r["load"]) == pytest.approx(2) for r in rows)  # two experts a token
+    assert run.summary["inside"].keys() == {"entropy", "drift", "gate.expert", "share.expert"}
 
 
 def test_tables(events_and_run):
     _, run = events_and_run
     assert pq.read_table(run.path / "rounds.parquet").column("round").to_pylist() == [0, 1, 2]
     clients = run.clients()
-    assert set(clients[0]) == {"round", "client", "name", "view", "metric", "value"}
+    assert set(clients[0]) == {"round", "client", "name", "view", "metric", "value", "split"}
     assert {(r["round"], r["view"]) for r in clients} == {
         (0, "base"), (0, "shared"), (0, "personal"), (2, "shared"), (2, "personal"), (3, "shared"), (3, "personal"),
     }  # fmt: skip
@@ -121,6 +158,17 @@ def test_wrong_input_leaves_nothing_behind(small, tmp_path):
     with pytest.raises(ConfigError):
         api.simulate(small(model={"path": str(tmp_path / "no-model")}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_the_base_of_a_client_is_scored_once_and_stays(small, tmp_path):
+    """Clients come into view at different rounds, and the run is resumed."""
+    run = api.simulate(small(cohort=1, evaluation={"clients": "cohort", "every": 1}, rounds=2), tmp_path / "run")
+    before = RunFolder(run.path).table("rows")
+    assert len(before) == 3 * 3 * 4
+    again = api.resume(run.path)
+    assert again.summary["clients"] == run.summary["clients"]
+    after = RunFolder(run.path).table("rows")
+    assert sorted(map(str, after)) == sorted(map(str, before))
 
 
 def test_a_finished_run_may_be_resumed_to_the_same_end(small, tmp_path):

@@ -10,8 +10,9 @@ from flexray.data.corpus import Corpus
 from flexray.models import backbone as backbones
 from flexray.models.seats import Seats
 from flexray.sim.lm import collate
+from flexray.sim.newcomers import start_of
 from flexray.sim.plan import prepare
-from flexray.sim.trainer import SeatTrainer, rate, start_of
+from flexray.sim.trainer import SeatTrainer, rate
 from flexray.state import sqdist, widen
 
 CPU4 = {"CPU": 4.0}
@@ -34,7 +35,7 @@ def world(x, tmp_path, group=(0,), round=0):
     backbone, corpus = backbones.load(job.backbone), Corpus(job.corpus)
     seats = Seats(backbone, x.algorithm.parts, len(group))
     clients = [job.clients[number] for number in group]
-    return backbone, corpus, clients, SeatTrainer(x, backbone, seats, corpus, clients, group, round)
+    return backbone, corpus, clients, SeatTrainer(job, backbone, seats, corpus, group, round)
 
 
 def plain_training(x, backbone, corpus, client, start: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
