@@ -1,6 +1,7 @@
 """FedProx: FedAvg whose clients are held near the shared state (Li et al. 2020, arXiv 1812.06127, eq. 2)."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from flexray.algorithm import Algorithm, ClientState, LocalTrainer, Lora, Part, Update
 from flexray.state import sqdist
@@ -17,7 +18,7 @@ class FedProx(Algorithm):
     def parts(self) -> tuple[Part, ...]:
         return (Part("lora", "lora", "shared", self.lora),)
 
-    def check(self) -> tuple[str, ...]:
+    def check(self, experiment: Any) -> tuple[str, ...]:
         return () if self.mu >= 0 else (f"mu: expected a number >= 0, got {self.mu}; use 0 for plain fedavg",)
 
     def client(self, trainer: LocalTrainer, sent: Update, mine: ClientState) -> tuple[Update, ClientState]:
