@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from rich.console import Console
+from flexray.answering import FAILED, Answering
+from flexray.answering import console as new_console
 
 app = typer.Typer(
     help="Federated fine-tuning of Mixture-of-Experts language models with personal experts, simulated on Ray.",
@@ -26,8 +23,6 @@ Sets = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Show Ray's own output, and tracebacks of failures.")]
 
-FAILED, WRONG_INPUT, INTERRUPTED = 1, 2, 130
-
 
 @app.command()
 def simulate(
@@ -40,7 +35,7 @@ def simulate(
     verbose: Verbose = False,
 ) -> None:
     """Run a federated simulation, from the plan to the scores of every client."""
-    with _Answering(verbose) as answering:
+    with Answering(verbose) as answering:
         from flexray.config import load
         from flexray.errors import ConfigError
 
@@ -51,7 +46,7 @@ def simulate(
         if quiet and as_json:
             raise ConfigError("--quiet: expected it without --json, got both; drop one of the two")
         experiment = None if resume else load(config, tuple(sets or ()))
-        console = _console(err=as_json, quiet=quiet)
+        console = new_console(err=as_json, quiet=quiet)
         with console.status("loading"):
             from flexray import api
             from flexray.report import live, messages, scores
@@ -69,12 +64,55 @@ def simulate(
 
 
 @app.command()
+def compare(
+    config: Annotated[Path | None, typer.Argument(help="A YAML file with a section `compare`.", show_default=False)] = None,
+    sets: Sets = None,
+    out: Annotated[Path | None, typer.Option(help="The comparison's folder; runs/TIME-compare by default.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with the comparison in this folder.")] = None,
+    jobs: Annotated[int | None, typer.Option(help="Runs side by side; 1: one by one, each on all of the cluster.")] = None,
+    partial: Annotated[bool, typer.Option("--partial", help="With --resume: run nothing, show what is finished.")] = False,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Run methods × seeds on one config, and compare them with paired tests."""
+    with Answering(verbose, "compare", "compare.yaml") as answering:
+        from flexray.comparison.spec import asked_for
+        from flexray.errors import ConfigError
+
+        if (resume and out) or (partial and (not resume or config or sets or jobs)):
+            raise ConfigError(
+                "--resume: expected it without --out, and nothing but it with --partial, got otherwise; drop the rest"
+            )
+        spec = asked_for(config, tuple(sets or ()), resume)
+        console = new_console(err=as_json)
+        with console.status("loading"):
+            from flexray import compare as runner
+            from flexray.report import comparing as live
+            from flexray.report import comparison as report
+            from flexray.report import messages
+        answering.folder = resume or out or runner.new_folder()
+        if partial:
+            made = runner.so_far(spec, answering.folder)
+        else:
+            with live.watching(spec, console) as watch:
+                going = resume is not None
+                made = runner.compare(spec, answering.folder, resume=going, jobs=jobs, watch=watch, verbose=verbose)
+        report.show(made, console)
+        console.print(f"tables {answering.folder}/table.md .csv .tex", soft_wrap=True, highlight=False)
+        if as_json:
+            print(messages.as_json(made.facts()))
+        if made.failures:
+            messages.failed(f"{len(made.failures)} of {made.runs} runs failed{answering.how_to_go_on()}", new_console(err=True))
+            raise typer.Exit(FAILED)
+
+
+@app.command()
 def plan(config: Config = None, sets: Sets = None, as_json: Json = False, verbose: Verbose = False) -> None:
     """Show what a run would be, without running it."""
-    with _Answering(verbose):
+    with Answering(verbose):
         from flexray.config import load
 
-        experiment, console = load(config, tuple(sets or ())), _console(quiet=as_json)
+        experiment, console = load(config, tuple(sets or ())), new_console(quiet=as_json)
         with console.status("planning"):
             from flexray import api
             from flexray.report import messages
@@ -95,10 +133,10 @@ def partition(
     verbose: Verbose = False,
 ) -> None:
     """Show who gets which rows, as a table and a picture."""
-    with _Answering(verbose):
+    with Answering(verbose):
         from flexray.config import load
 
-        experiment, console = load(config, tuple(sets or ())), _console(quiet=as_json)
+        experiment, console = load(config, tuple(sets or ())), new_console(quiet=as_json)
         with console.status("dealing"):
             from flexray.report import messages
             from flexray.report import partition as report
@@ -119,7 +157,7 @@ def list_(
     ] = None,
 ) -> None:
     """List algorithms, partitions, model families and metrics."""
-    with _Answering():
+    with Answering():
         from flexray import folder
         from flexray.errors import did_you_mean, expected
         from flexray.report import messages
@@ -127,7 +165,7 @@ def list_(
         kinds = {path.rpartition("/")[2]: path for path in folder.BASES}
         if kind is not None and kind not in kinds:
             raise expected("list", "a kind of thing", kind, did_you_mean(kind, kinds))
-        messages.listing({k: folder.listing(path) for k, path in kinds.items() if kind in (None, k)}, _console())
+        messages.listing({k: folder.listing(path) for k, path in kinds.items() if kind in (None, k)}, new_console())
 
 
 @app.command()
@@ -139,7 +177,7 @@ def pretrain(
     verbose: Verbose = False,
 ) -> None:
     """Train a base model from scratch on a corpus, through Ray Train."""
-    with _Answering(verbose):
+    with Answering(verbose):
         from flexray.pretrain import run
 
         more = () if workers is None else (f"resources.workers={workers}",)
@@ -159,64 +197,3 @@ def main(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
 ) -> None:
     """Options of the command line itself."""
-
-
-def _console(err: bool = False, quiet: bool = False) -> Console:
-    from rich.console import Console
-
-    return Console(stderr=err, quiet=quiet)
-
-
-class _Answering:
-    """What went wrong becomes one screen on stderr and an exit code; `folder` is the run's, once it is known."""
-
-    def __init__(self, verbose: bool = False):
-        self.verbose, self.folder = verbose, None
-
-    def __enter__(self) -> _Answering:
-        self.folder: Path | None = None
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if error is None:
-            try:
-                sys.stdout.flush()
-            except BrokenPipeError as e:
-                self._nobody_listens(e)
-        elif isinstance(error, BrokenPipeError):
-            self._nobody_listens(error)
-        elif isinstance(error, (Exception, KeyboardInterrupt)) and not isinstance(error, (typer.Exit, typer.Abort)):
-            self._explain(error)
-
-    def _nobody_listens(self, error: BaseException) -> NoReturn:
-        """Whoever read the output has gone: end without a word, and let nothing be flushed at exit."""
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit(FAILED) from error
-
-    def _explain(self, error: BaseException) -> NoReturn:
-        from flexray.errors import ConfigError, RunError
-        from flexray.report import messages
-
-        console = _console(err=True)
-        if isinstance(error, ConfigError):
-            messages.wrong(error.problems, console)
-            raise typer.Exit(WRONG_INPUT) from error
-        if isinstance(error, KeyboardInterrupt):
-            messages.failed(f"Stopped{self._how_to_go_on()}", console)
-            raise typer.Exit(INTERRUPTED) from error
-        known = isinstance(error, RunError)
-        messages.failed(f"The run failed: {error}" if known else self._unexpected(error), console)
-        if self.verbose:
-            messages.traceback(error, console)
-        raise typer.Exit(FAILED) from error
-
-    def _how_to_go_on(self) -> str:
-        begun = self.folder is not None and (self.folder / "config.yaml").exists()
-        return f". Go on with:\n  flexray simulate --resume {self.folder}" if begun else " before anything was written."
-
-    def _unexpected(self, error: BaseException) -> str:
-        from flexray.report import messages
-
-        seen = messages.keep_traceback(error, self.folder)
-        where = f"The traceback is in {seen}" if seen else "Run it again with --verbose to see where"
-        return f"Failed unexpectedly: {type(error).__name__}: {error}\n{where}.{'' if not seen else self._how_to_go_on()[1:]}"

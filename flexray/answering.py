@@ -1,0 +1,79 @@
+"""What a command does when something goes wrong: one screen on stderr, and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+FAILED, WRONG_INPUT, INTERRUPTED = 1, 2, 130
+
+
+def console(err: bool = False, quiet: bool = False) -> Console:
+    """Where to print, or not."""
+    from rich.console import Console
+
+    return Console(stderr=err, quiet=quiet)
+
+
+class Answering:
+    """Around a command; `folder` is that of what it runs, once it is known, and `start` the file in it from which to go on."""
+
+    def __init__(self, verbose: bool = False, command: str = "simulate", start: str = "config.yaml"):
+        self.verbose, self.command, self.start = verbose, command, start
+        self.folder: Path | None = None
+
+    def __enter__(self) -> Answering:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is None:
+            try:
+                sys.stdout.flush()
+            except BrokenPipeError as e:
+                self._nobody_listens(e)
+        elif isinstance(error, BrokenPipeError):
+            self._nobody_listens(error)
+        elif isinstance(error, (Exception, KeyboardInterrupt)) and not isinstance(error, (typer.Exit, typer.Abort)):
+            self._explain(error)
+
+    def _nobody_listens(self, error: BaseException) -> NoReturn:
+        """Whoever read the output has gone: end without a word, and let nothing be flushed at exit."""
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(FAILED) from error
+
+    def _explain(self, error: BaseException) -> NoReturn:
+        from flexray.errors import ConfigError, RunError
+        from flexray.report import messages
+
+        screen = console(err=True)
+        if isinstance(error, ConfigError):
+            messages.wrong(error.problems, screen)
+            raise typer.Exit(WRONG_INPUT) from error
+        if isinstance(error, KeyboardInterrupt):
+            messages.failed(f"Stopped{self.how_to_go_on()}", screen)
+            raise typer.Exit(INTERRUPTED) from error
+        known = isinstance(error, RunError)
+        messages.failed(f"The run failed: {error}" if known else self._unexpected(error), screen)
+        if self.verbose:
+            messages.traceback(error, screen)
+        raise typer.Exit(FAILED) from error
+
+    def how_to_go_on(self) -> str:
+        """The end of a sentence."""
+        begun = self.folder is not None and (self.folder / self.start).exists()
+        return f". Go on with:\n  flexray {self.command} --resume {self.folder}" if begun else " before anything was written."
+
+    def _unexpected(self, error: BaseException) -> str:
+        from flexray.report import messages
+
+        seen = messages.keep_traceback(error, self.folder)
+        where = f"The traceback is in {seen}" if seen else "Run it again with --verbose to see where"
+        return f"Failed unexpectedly: {type(error).__name__}: {error}\n{where}.{'' if not seen else self.how_to_go_on()[1:]}"
