@@ -8,7 +8,7 @@ the start of the trained part to its end.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from flexray.state import State
@@ -19,28 +19,33 @@ if TYPE_CHECKING:
     from flexray.algorithm import LocalTrainer
 
 GRID = (1.0, 0.75, 0.5, 0.25, 0.0)
-"""The strengths to choose from; of equal ones the first."""
+"""The strengths to choose from, all of it first; of equal ones the first."""
 
 
 def validated(trainer: LocalTrainer, weights: State, private: frozenset[str], grid: Sequence[float] = GRID) -> State:
-    """The weights at each client's best strengths: first of the parts `private`, then of all others, the first being fixed."""
-    own = frozenset(name for name in weights if name.split("/", 1)[0] in private)
-    for names in (own, frozenset(weights) - own):
-        scaled = [name for name in names if _is_factor(name)]
-        if scaled:
-            best = _best(trainer, lambda s, names=scaled, now=weights: _times(now, names, s), trainer.lr, grid)
-            weights = _times(weights, scaled, best)
+    """The weights at each client's best strengths: first of the parts `private`, then of all others, the first being fixed.
+
+    On valid rows never worse than everything in full, than nothing private, or than the frozen model.
+    """
+    own = [name for name in weights if name.split("/", 1)[0] in private and _is_factor(name)]
+    rest = [name for name in weights if name.split("/", 1)[0] not in private and _is_factor(name)]
+    lowest = trainer.loss(weights)
+    for names in (own, rest, own + rest):  # at last both at once: as they are, or nothing
+        if names:
+            weights, lowest = _best(trainer, weights, names, grid[1:] if names != own + rest else (0.0,), lowest)
     return weights
 
 
-def _best(trainer: LocalTrainer, at: Callable[[Tensor], State], like: Tensor, grid: Sequence[float]) -> Tensor:
-    """[K] the strength with the lowest valid loss."""
-    best, lowest = like * 0 + grid[0], trainer.loss(at(like * 0 + grid[0]))
-    for strength in grid[1:]:
-        loss = trainer.loss(at(like * 0 + strength))
+def _best(
+    trainer: LocalTrainer, weights: State, names: Sequence[str], grid: Sequence[float], lowest: Tensor
+) -> tuple[State, Tensor]:
+    """The weights, with these tensors at the strength of `grid` that has a lower valid loss than `lowest` [K], if any has."""
+    best = lowest * 0 + 1
+    for strength in grid:
+        loss = trainer.loss(_times(weights, names, lowest * 0 + strength))
         better = loss < lowest
-        best, lowest = best.where(~better, like * 0 + strength), lowest.where(~better, loss)
-    return best
+        best, lowest = (best * 0 + strength).where(better, best), loss.where(better, lowest)
+    return _times(weights, names, best), lowest
 
 
 def _times(weights: State, names: Sequence[str], strength: Tensor) -> State:

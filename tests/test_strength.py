@@ -32,7 +32,7 @@ def test_every_client_gets_the_strengths_that_suit_its_valid_rows():
     served = validated(trainer, weights(3), frozenset({"expert", "gate"}))
     assert served["expert/mlp/down"][:, 0].tolist() == [4.0, 2.0, 0.0]
     assert served["lora/q/b"][:, 0].tolist() == [0.0, 4.0, 1.0]
-    assert trainer.asked == 10  # five strengths of what is private, then five of the rest
+    assert trainer.asked == 10  # in full, four more strengths of what is private, four of the rest, and nothing at all
 
 
 def test_only_factors_are_scaled():

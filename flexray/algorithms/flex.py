@@ -49,6 +49,8 @@ class Flex(Algorithm):
                 f"graft.select: expected index or random with `expert: shared`, got {self.graft.select!r}; an expert that is averaged "
                 "must be cut from the same one at every client"
             )
+        if self.expert == "shared" and self.gate.mode == "off":
+            found.append("expert: expected private with `gate.mode: off`, got 'shared'; nothing is grafted then: drop it")
         if self.gate_on == "valid" and self.gate.mode in ("off", "open", "in_place"):
             found.append(
                 f"gate_on: expected train with `gate.mode: {self.gate.mode}`, got 'valid'; that gate has nothing to train"

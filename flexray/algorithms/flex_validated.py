@@ -17,7 +17,7 @@ class FlexValidated(Algorithm):
 
     keep `best`: of all rounds so far a client serves the private parts with the lowest valid loss (`last`: the last ones).
     Then it scales private and shared parts to what its valid rows like best, from nothing to all (see `strength`): with few
-    rows it falls back on FedAvg, and on the frozen base. Costs a pass over the valid rows per round, and ten to be served.
+    rows it falls back on FedAvg, and on the frozen base. Costs a pass over the valid rows per round, and as many as ten to be served.
     """
 
     keep: Literal["best", "last"] = "best"

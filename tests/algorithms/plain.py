@@ -128,10 +128,10 @@ def by_hand(
 
 def at_random(parts: Sequence[str] = ("lora",), steps: int = 3, joint: bool = False) -> Federation:
     """Four clients with 10, 30, 20 and 40 rows, seven numbers in each part, curvatures of their own and a falling rate."""
-    rng = np.random.default_rng(0)
-    targets = {part: rng.normal(size=(4, 7)) for part in ("lora", *parts)}
-    start = {part: rng.normal(size=7) for part in ("lora", *parts)}
-    curvature = {part: rng.uniform(0.3, 1.2, size=(4, 7)) for part in ("lora", *parts)}
+    rng = {part: np.random.default_rng(i) for i, part in enumerate(dict.fromkeys(("lora", *parts)))}
+    targets = {part: r.normal(size=(4, 7)) for part, r in rng.items()}
+    start = {part: r.normal(size=7) for part, r in rng.items()}
+    curvature = {part: r.uniform(0.3, 1.2, size=(4, 7)) for part, r in rng.items()}
     return Federation(targets, (10, 30, 20, 40), [0.3 / (1 + r) for r in range(9)], steps, start, curvature, joint)
 
 

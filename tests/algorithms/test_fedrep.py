@@ -67,5 +67,7 @@ def test_refusals():
         "fedrep", {"train": {"steps": 4}}, head=1
     )
     assert "algorithm.head: expected a share" in refusal("fedrep", {"train": {"steps": 4}}, head=0.1)
-    assert "algorithm.gate.mode: expected a mode in which the head is in use, got 'off'" in refusal("fedrep", gate={"mode": "off"})
+    assert "algorithm.gate.mode: expected a mode in which the head is in use, got 'off'" in refusal(
+        "fedrep", gate={"mode": "off"}
+    )
     Experiment(algorithm={"name": "fedrep", "head": 0.5}, train={"steps": 2})

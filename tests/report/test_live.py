@@ -48,7 +48,10 @@ def test_without_a_terminal_there_are_plain_lines_and_no_bars(plan):
         "  test exact match %      base 0.0 · shared 1.2",
         "round  1/12   train loss 2.500    5.00 k tokens/s     1.2 s",
     ]
-    assert lines[-2:] == ["round 12/12   train loss 2.500    5.00 k tokens/s     1.2 s", "  valid loss               personal 1.000"]
+    assert lines[-2:] == [
+        "round 12/12   train loss 2.500    5.00 k tokens/s     1.2 s",
+        "  valid loss               personal 1.000",
+    ]
 
 
 def test_at_most_three_lines_a_round(plan):

@@ -34,7 +34,7 @@ def world(x, tmp_path, group=(0,), round=0):
     job, _ = prepare(x, CPU4, tmp_path / "private")
     backbone, corpus = backbones.load(job.backbone), Corpus(job.corpus)
     seats = Seats(backbone, x.algorithm.parts, len(group))
-    clients = [job.clients[number] for number in group]
+    clients = [job.trainees[number] for number in group]
     return backbone, corpus, clients, SeatTrainer(job, backbone, seats, corpus, group, round)
 
 
@@ -149,3 +149,135 @@ def test_every_gate_mode_trains_what_it_has(small, tmp_path, mode):
     after = trainer.fit(start)
     changed = {name.split("/")[0] for name in start if not torch.equal(start[name], after[name])}
     assert changed == {"off": {"lora"}, "open": {"lora", "expert"}}.get(mode, {"lora", "expert", "gate"})
+
+
+def sgd(**more) -> dict:
+    return {"optimizer": "sgd", "lr": 0.1, "final_lr": 0.1, "clip": None, **more}
+
+
+def far(x: dict, y: dict) -> float:
+    return sqdist(x, y).sum().sqrt().item()
+
+
+def test_accumulated_batches_are_one_large_batch(small, tmp_path):
+    """Two batches of 3 rows, accumulated, against one of 6: the same rows, one mean over all their response tokens."""
+    results = []
+    for batch, accumulate in ((3, 2), (6, 1)):
+        x = small(algorithm={"name": "fedavg"}, train=sgd(steps=2, batch=batch, accumulate=accumulate))
+        backbone, _, _, trainer = world(x, tmp_path)
+        results.append(trainer.fit(widen(start_of(x.algorithm, backbone, x.seed), 1)))
+        trainer.seats.detach()
+    for name, t in results[0].items():
+        torch.testing.assert_close(t, results[1][name], rtol=1e-4, atol=1e-7, msg=name)
+
+
+def test_warm_up_takes_part_of_the_rate(small, tmp_path):
+    """One SGD step with warmup_steps 3 is a quarter of one without: (0 + 1)/(3 + 1)."""
+    moved = []
+    for warmup in (0, 3):
+        x = small(algorithm={"name": "fedavg"}, train=sgd(steps=1, batch=2, warmup_steps=warmup))
+        backbone, _, _, trainer = world(x, tmp_path)
+        start = widen(start_of(x.algorithm, backbone, x.seed), 1)
+        moved.append(far(trainer.fit(start), start))
+        trainer.seats.detach()
+    assert moved[1] == pytest.approx(moved[0] / 4, rel=1e-4)
+
+
+def test_warm_up_over_rounds(small):
+    """warmup_rounds 3 with a constant rate: 1/4, 2/4, 3/4, then all of it."""
+    train = small(train={"lr": 1.0, "schedule": "constant", "warmup_rounds": 3}).train
+    assert [rate(train, 1.0, r, 6) for r in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
+
+
+def test_the_gradient_is_what_a_step_of_sgd_takes(small, tmp_path):
+    """θ − lr·gradient(θ) is one SGD step on the same batch."""
+    x = small(algorithm={"name": "fedavg"}, train=sgd(steps=1, batch=2))
+    backbone, _, _, trainer = world(x, tmp_path)
+    start = widen(start_of(x.algorithm, backbone, x.seed), 1)
+    after, gradient = trainer.fit(start), trainer.gradient(start)
+    for name, t in start.items():
+        torch.testing.assert_close(after[name], t - 0.1 * gradient[name], rtol=1e-5, atol=1e-8, msg=name)
+
+
+def test_the_loss_of_a_split_is_that_of_all_its_rows(small, tmp_path):
+    """Against one row at a time: Σ −log p over Σ response tokens."""
+    x = small(algorithm={"name": "fedavg"}, evaluation={"batch": 3})
+    backbone, corpus, clients, trainer = world(x, tmp_path)
+    found = trainer.loss(widen(start_of(x.algorithm, backbone, x.seed), 1)).item()
+    trainer.seats.detach()
+    nll, tokens = 0.0, 0
+    for ids, start in corpus.rows(clients[0].valid):
+        row = torch.tensor(ids.astype(np.int64))[None]
+        logits = backbone.model(input_ids=row).logits[0, start - 1 : -1]
+        nll += nn.functional.cross_entropy(logits, row[0, start:], reduction="sum").item()
+        tokens += len(ids) - start
+    assert found == pytest.approx(nll / tokens, rel=1e-5)
+
+
+def test_steps_on_the_same_batch(small, tmp_path):
+    """Two steps on the first batch are one step, and one more from where it led to, with batches of one step."""
+    x = small(algorithm={"name": "fedavg"}, train=sgd(steps=2, batch=2))
+    backbone, _, _, trainer = world(x, tmp_path)
+    start = widen(start_of(x.algorithm, backbone, x.seed), 1)
+    twice = trainer.fit(trainer.fit(start, steps=1), steps=1)
+    same = trainer.fit(start, same_batch=True)
+    assert all(torch.equal(same[name], t) for name, t in twice.items())
+    assert far(trainer.fit(start), same) > 0
+
+
+def test_a_mask_holds_numbers_in_spite_of_weight_decay(small, tmp_path):
+    x = small(algorithm={"name": "fedavg"}, train={"steps": 2, "batch": 2, "weight_decay": 0.1})
+    backbone, _, _, trainer = world(x, tmp_path)
+    start = widen(start_of(x.algorithm, backbone, x.seed), 1)
+    mask = {name: torch.ones_like(t) for name, t in start.items()}
+    held = next(name for name in start if name.endswith("/a"))
+    mask[held][:, :3] = 0
+    after = trainer.fit(start, mask=mask)
+    assert torch.equal(after[held][:, :3], start[held][:, :3])
+    assert not torch.equal(after[held][:, 3:], start[held][:, 3:])
+
+
+def test_in_bfloat16_masters_are_float32_and_move_by_less_than_bfloat16_can_tell(small, tmp_path):
+    """A step of 1e-6 on numbers of size 0.1, whose neighbours in bfloat16 are 5e-4 away, is not lost."""
+    x = small(
+        model={"dtype": "bfloat16"}, algorithm={"name": "fedavg"}, train={"steps": 1, "batch": 2, "lr": 1e-6, "final_lr": 1e-6}
+    )
+    backbone, _, _, trainer = world(x, tmp_path)
+    assert backbone.dtype == torch.bfloat16
+    start = widen(start_of(x.algorithm, backbone, x.seed), 1)
+    after = trainer.fit(start)
+    b = next(name for name in start if name.endswith("/b"))
+    assert after[b].dtype == torch.float32 and 0 < after[b].abs().max() <= 1.01e-6
+
+
+def test_dropout_is_each_clients_own(small, tmp_path):
+    """Client 1's masks are the same in a seat of its own and beside client 0."""
+    x = small(algorithm={"name": "fedavg", "lora": {"dropout": 0.5}}, train=sgd(steps=2, batch=2))
+    both, alone = [], []
+    for group, kept in (((0, 1), both), ((1,), alone)):
+        backbone, _, _, trainer = world(x, tmp_path, group)
+        kept.append(trainer.fit(widen(start_of(x.algorithm, backbone, x.seed), len(group))))
+        trainer.seats.detach()
+    for name, t in alone[0].items():
+        torch.testing.assert_close(both[0][name][1], t[0], rtol=1e-4, atol=1e-7, msg=name)
+
+
+def test_pooled_rows_are_everybodys_and_a_step_sees_a_batch_for_each(small, tmp_path):
+    x = small(algorithm={"name": "central"}, train={"steps": 2, "batch": 2})
+    job, _ = prepare(x, CPU4, tmp_path / "private")
+    assert job.taking_part(0) == (3,) and len(job.trainees[3].train) == sum(len(c.train) for c in job.clients)
+    backbone, _, _, trainer = world(x, tmp_path, group=(3,))
+    trainer.fit(widen(start_of(x.algorithm, backbone, x.seed), 1))
+    rows = order(job.trainees[3].train, x.seed, 3, 0, 2 * 3 * 2)  # steps · clients · batch
+    assert trainer.effort.tokens[0] == sum(len(ids) for ids, _ in trainer.corpus.rows(rows))
+
+
+def test_a_shared_expert_starts_as_the_same_one_at_the_server_and_at_every_client(small, tmp_path):
+    graft = {"select": "random", "start": "copy"}
+    x = small(algorithm={"name": "flex", "expert": "shared", "graft": graft})
+    backbone, _, _, trainer = world(x, tmp_path, group=(0, 1))
+    start, own = start_of(x.algorithm, backbone, x.seed), trainer.fresh(x.algorithm.private)
+    assert {name.split("/")[0] for name in start} == {"lora", "expert"} and {name.split("/")[0] for name in own} == {"gate"}
+    again = trainer.fresh(tuple(p for p in x.algorithm.parts if p.name == "expert"))
+    for name, t in again.items():
+        assert torch.equal(t[0], start[name]) and torch.equal(t[1], start[name])
