@@ -41,7 +41,7 @@ def runs(
         chosen = tuple(s.format(wide=rank, alpha=2 * rank) for s in METHODS[name])
         with TemporaryDirectory() as folder:
             found = [
-                api.simulate(config.load(file, (*sets, *chosen, f"seed={seed}", "evaluation.every=1000")), f"{folder}/{seed}")
+                api.simulate(config.load(file, (*sets, *chosen, f"seed={seed}", "evaluation.every=null")), f"{folder}/{seed}")
                 for seed in range(seeds)
             ]
         yield name, [run.summary for run in found]

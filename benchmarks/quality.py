@@ -37,9 +37,9 @@ def rows(n: int) -> tuple[str, ...]:
 
 CELLS: dict[str, tuple[tuple[str, ...], tuple[str, ...] | None]] = {
     "pathological": ((), None),
-    "dirichlet-0.5": (dirichlet(0.5), None),
     "rows-32": (rows(32), FEW),
     "rows-128": (rows(128), FEW),
+    "dirichlet-0.5": (dirichlet(0.5), None),
     "rows-500": (rows(500), FEW),
     "dirichlet-1.0": (dirichlet(1.0), None),
     "dirichlet-0.5-rows-32": ((*dirichlet(0.5), *rows(32)), FEW),

@@ -56,7 +56,7 @@ class Train(Section):
 
 
 class Evaluation(Section):
-    """When, whom and by what to score: every n rounds the clients named, and all of them at the end.
+    """When, whom and by what to score: every n rounds (null: not before the end) the clients named, and all of them at the end.
 
     split: `test`, or `valid` to choose settings by. when: a client is scored after aggregation and before its local steps
     of the next round, or after these (then its personalised model has trained on from what the server sent). batch: rows
@@ -66,7 +66,7 @@ class Evaluation(Section):
     its blocks (0: none), always the same ones.
     """
 
-    every: int = Field(default=5, gt=0)
+    every: int | None = Field(default=5, gt=0)
     clients: Literal["all", "cohort"] | int = "all"
     metrics: tuple[str, ...] = ("loss", "exact_match")
     split: Literal["test", "valid"] = "test"

@@ -38,7 +38,8 @@ class Watcher:
         self.console, self.bars = console, bars
         self.rounds = bars.add_task("rounds", total=None, info="starting")
         self.clients = bars.add_task("clients", total=None, info="", visible=False)
-        self.began, self.tokens, self.of, self.every = perf_counter(), 0, 0, 1
+        self.began, self.tokens, self.of = perf_counter(), 0, 0
+        self.every: int | None = None
 
     def __call__(self, what: Plan | Event) -> None:
         if isinstance(what, Plan):
@@ -69,7 +70,7 @@ class Watcher:
     def _next(self, round: int) -> None:
         """What happens before this round is played: clients are scored, or it begins at once."""
         self.began, self.tokens = perf_counter(), 0
-        scoring = round % self.every == 0 or round == self.of
+        scoring = round == self.of or bool(self.every and round % self.every == 0)
         self.bars.reset(self.clients, total=None, description="scoring" if scoring else "clients", info="", visible=True)
 
     def _arrived(self, what: Arrived) -> None:

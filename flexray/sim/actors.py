@@ -15,7 +15,7 @@ from ray.exceptions import RayError, RayTaskError
 from flexray.errors import ConfigError, RunError
 from flexray.sim.host import ClientHost
 from flexray.sim.job import Job
-from flexray.sim.reports import Gathered, Scores, Sight, SliceReport
+from flexray.sim.reports import Gathered, Scores, SliceReport
 from flexray.sim.round import Exam, Task
 from flexray.sim.run import Event, run
 from flexray.sim.schedule import Group
@@ -72,15 +72,6 @@ class RayPool:
 
         for _, (scores,) in self._spread([group[0] for group in exam.groups], call, exam.round):
             yield scores
-
-    def look(self, exam: Exam) -> Iterator[dict[int, Sight]]:
-        sent = [ray.put(vector) for vector in exam.sent]
-
-        def call(host: Any, i: int) -> Sequence[Any]:
-            return [host.look.remote(exam.round, exam.groups[i], sent[exam.clusters[i]])]
-
-        for _, (seen,) in self._spread([group[0] for group in exam.groups], call, exam.round):
-            yield seen
 
     def _spread(
         self, first: Sequence[int], call: Callable[[Any, int], Sequence[Any]], round: int

@@ -22,7 +22,7 @@ from flexray.models.seats import Seats
 from flexray.sim.evaluator import Scorer
 from flexray.sim.job import Job
 from flexray.sim.newcomers import start_of
-from flexray.sim.reports import ClientReport, Gathered, Scores, Sight, SliceReport
+from flexray.sim.reports import ClientReport, Examined, Gathered, Scores, Sight, SliceReport
 from flexray.sim.schedule import Group
 from flexray.sim.store import NEWCOMER, PrivateStore
 from flexray.sim.trainer import SeatTrainer
@@ -88,21 +88,17 @@ class ClientHost:
             weights, mine = {"base": State()}, self._owned(group, round, trainer, down)
             if "shared" in views:
                 weights["shared"] = trainer.frozen | self.algorithm.common(trainer, down, mine)
-            if "personal" in views:
-                weights["personal"] = trainer.frozen | self._personal(trainer, down, mine)
+            weights["personal"] = trainer.frozen | self._personal(trainer, down, mine)
             marks = self.scorer.score(trainer.seats, group, {view: weights[view] for view in views})
-            return dict(zip(group, marks, strict=True))
+            sights = self._look(trainer, weights["personal"]) if self.experiment.evaluation.inside_rows else [None] * len(group)
+            return {c: Examined(*found) for c, *found in zip(group, marks, sights, strict=True)}
 
-    def look(self, round: int, group: Group, sent: np.ndarray) -> dict[int, Sight]:
-        """What happens inside the blocks when these clients' own models read some of their valid rows, the same ones always."""
-        with _blame(self.job, round, group):
-            trainer, down = self._trainer(group, round), self._widened(sent, group)
-            mine = self._owned(group, round, trainer, down)
-            weights = trainer.frozen | self.algorithm.personal(trainer, down, mine)
-            batch = trainer.fixed_rows(self.experiment.evaluation.inside_rows)
-            sums = look(trainer.seats, weights, (batch.ids, batch.lengths), batch.starts)
-            blocks = summarise(self.backbone, sums)
-            return {c: Sight(tuple(blocks[k]), grafted_where(seat(weights, k))) for k, c in enumerate(group)}
+    def _look(self, trainer: SeatTrainer, weights: State) -> list[Sight]:
+        """What happens inside the blocks when the clients' own models read some of their valid rows, the same ones always."""
+        batch = trainer.fixed_rows(self.experiment.evaluation.inside_rows)
+        sums = look(trainer.seats, weights, (batch.ids, batch.lengths), batch.starts)
+        blocks = summarise(self.backbone, sums)
+        return [Sight(tuple(own), grafted_where(seat(weights, k))) for k, own in enumerate(blocks)]
 
     def _personal(self, trainer: SeatTrainer, down: Update, mine: ClientState) -> State:
         """What the clients serve with: before local steps, or after them, whose result is not kept."""

@@ -47,9 +47,6 @@ class SliceReport:
 Gathered = np.ndarray | list[np.ndarray]
 """What a slice sends to the driver: the weighted sum of its updates [P], or where a method needs `each`, what crosses of each."""
 
-Scores = dict[int, dict[str, Marks]]
-"""Client to view to its marks."""
-
 
 @dataclass(frozen=True)
 class Sight:
@@ -57,3 +54,15 @@ class Sight:
 
     blocks: tuple[Inside, ...]
     grafted: dict[str, list[int]]
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What a client scored, by view, and what was seen inside its own model, if one looked."""
+
+    marks: dict[str, Marks]
+    sight: Sight | None
+
+
+Scores = dict[int, Examined]
+"""Client to what was found."""

@@ -14,7 +14,7 @@ from flexray.sim import schedule
 from flexray.sim.fold import Fold, Gathering
 from flexray.sim.host import ClientHost
 from flexray.sim.job import Job
-from flexray.sim.reports import ClientReport, Gathered, Scores, Sight, SliceReport
+from flexray.sim.reports import ClientReport, Gathered, Scores, SliceReport
 from flexray.sim.schedule import Group
 from flexray.state import ServerState, State
 
@@ -88,10 +88,6 @@ class Pool(Protocol):
         """The counts of each group."""
         ...
 
-    def look(self, exam: Exam) -> Iterator[dict[int, Sight]]:
-        """What happens inside the models of each group; the exam's views play no part."""
-        ...
-
     def close(self) -> None: ...
 
 
@@ -116,10 +112,6 @@ class InlinePool:
     def evaluate(self, exam: Exam) -> Iterator[Scores]:
         for group, cluster in zip(exam.groups, exam.clusters, strict=True):
             yield self.host.evaluate(exam.round, group, exam.sent[cluster], exam.views)
-
-    def look(self, exam: Exam) -> Iterator[dict[int, Sight]]:
-        for group, cluster in zip(exam.groups, exam.clusters, strict=True):
-            yield self.host.look(exam.round, group, exam.sent[cluster])
 
     def close(self) -> None:
         if self.host.seats is not None:
@@ -216,5 +208,5 @@ def _spread(crossed: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
 
 
 def examine(pool: Pool, exam: Exam) -> Scores:
-    """The counts of all groups."""
-    return {client: views for scores in pool.evaluate(exam) for client, views in scores.items()}
+    """What all groups scored."""
+    return {client: found for scores in pool.evaluate(exam) for client, found in scores.items()}

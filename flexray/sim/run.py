@@ -79,7 +79,7 @@ def run(job: Job, make_pool: Callable[[Job], Pool], out: Path, resume: bool = Fa
         server, first = _begin(job, pool, folder, resume)
         yield Started(first, perf_counter() - started)
         for round in range(first, experiment.rounds):
-            if round % experiment.evaluation.every == 0:
+            if (every := experiment.evaluation.every) and round % every == 0:
                 yield _evaluate(job, pool, folder, server, round, last=False)
             for what in play(job, pool, server, round):
                 if isinstance(what, tuple):
@@ -127,11 +127,9 @@ def _evaluate(job: Job, pool: Pool, folder: RunFolder, server: Server, round: in
     scores: Scores = {}
     for views, chosen in ((VIEWS, [c for c in clients if c not in known]), (VIEWS[1:], [c for c in clients if c in known])):
         scores |= examine(pool, _exam(job, server, round, chosen, views)) if chosen else {}
-    if x.inside_rows:
-        seen = {c: sight for found in pool.look(_exam(job, server, round, clients, ())) for c, sight in found.items()}
-        folder.save_inside(round, {job.clients[c].name: seen[c] for c in clients})
     seconds = perf_counter() - started
-    folder.save_marks(scores, [c.name for c in job.clients], last)
+    folder.save_inside(round, {job.clients[c].name: found.sight for c, found in sorted(scores.items()) if found.sight})
+    folder.save_marks({c: found.marks for c, found in scores.items()}, [c.name for c in job.clients], last)
     means = folder.save_scores(_rows(job, round, scores), round, seconds, {"split": x.split, "when": x.when})
     return Evaluated(round, len(clients), means, seconds, x.split, numbers_of(job, means["personal"]))
 
@@ -158,8 +156,8 @@ def _rows(job: Job, round: int, scores: Scores) -> Table:
     split, names = job.experiment.evaluation.split, [c.name for c in job.clients]
     return [
         {"round": round, "client": client, "name": names[client], "view": view, "metric": name, "value": value, "split": split}
-        for client, views in sorted(scores.items())
-        for view, sums in ((view, marks.sums()) for view, marks in views.items())
+        for client, found in sorted(scores.items())
+        for view, sums in ((view, marks.sums()) for view, marks in found.marks.items())
         for metric in job.metrics
         for name, value in metric.value(sums).items()
     ]

@@ -132,8 +132,8 @@ def test_a_view_of_the_same_tensors_is_not_scored_again(host, served):
 def test_valid_rows_may_be_scored_instead(small, tmp_path):
     x = small(evaluation={"split": "valid", "metrics": ["loss"]})
     host = ClientHost(prepare(x, CPU4, tmp_path)[0])
-    (marks,) = host.evaluate(0, (1,), host.open(), ("base",)).values()
-    assert marks["base"].rows.tolist() == host.job.clients[1].valid.tolist()
+    (found,) = host.evaluate(0, (1,), host.open(), ("base",)).values()
+    assert found.marks["base"].rows.tolist() == host.job.clients[1].valid.tolist()
 
 
 @pytest.mark.parametrize("algorithm", ["fedavg", "ditto", "flex"])
@@ -148,7 +148,7 @@ def test_after_the_local_steps_the_client_serves_what_they_gave(small, tmp_path,
     wanted = mine.weights if algorithm == "ditto" else up.weights | mine.weights
     views = {"shared": down.weights, "personal": wanted}  # what the server sent has not changed
     by_hand = Scorer(host.job, host.backbone, host.corpus).score(trainer.seats, (0, 2), views)
-    for marks, own in zip(after.values(), by_hand, strict=True):
+    for marks, own in zip((found.marks for found in after.values()), by_hand, strict=True):
         for view in views:
             np.testing.assert_array_equal(marks[view].counts["nll"], own[view].counts["nll"])
         assert marks["personal"].sums() != marks["shared"].sums()
