@@ -59,8 +59,8 @@ def make_base(data: Path, out: Path) -> None:
     pretrain.pretrain(recipe.load(CONFIGS / "quality_base.yaml", (f"data.path={corpus}",)), out / "base")
 
 
-def asked(name: str, data: Path, out: Path, choose: bool, sets: tuple[str, ...]) -> spec.Spec:
-    """One cell's comparison."""
+def asked(name: str, data: Path, out: Path, choose: bool, sets: tuple[str, ...], only: list[str] | None) -> spec.Spec:
+    """One cell's comparison; `only` these methods, if any are named."""
     settings, methods = CELLS[name]
     paths = (
         f"model.path={out / 'base'}",
@@ -69,9 +69,8 @@ def asked(name: str, data: Path, out: Path, choose: bool, sets: tuple[str, ...])
         f"storage.cache={out / 'cache'}",
     )
     values = read(CONFIGS / "quality.yaml", (*paths, *settings, *sets))
-    if methods:
-        every = values["compare"]["methods"]
-        values["compare"]["methods"] = {label: every[label] for label in methods}
+    every = values["compare"]["methods"]
+    values["compare"]["methods"] = {m: every[m] for m in every if m in (only or every) and m in (methods or every)}
     return spec.read(values)
 
 
@@ -99,6 +98,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--cell", action="append", choices=CELLS, help="only this one; repeatable")
+    parser.add_argument("--method", action="append", help="only this one; repeatable; others may be added later")
     parser.add_argument("--jobs", type=int, help="runs side by side; all cores by default")
     parser.add_argument("--choose", action="store_true", help="score on rows held out of the train file, to choose settings by")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="further settings of every run")
@@ -109,7 +109,7 @@ def main() -> None:
     found = {}
     for name in a.cell or CELLS:
         folder = out / ("choose" if a.choose else "cells") / name
-        cell = asked(name, a.data.absolute(), out, a.choose, tuple(a.set))
+        cell = asked(name, a.data.absolute(), out, a.choose, tuple(a.set), a.method)
         if a.what == "run":
             found[name] = compare.compare(cell, folder, resume=folder.exists(), jobs=a.jobs)
         elif (folder / "compare.yaml").exists():

@@ -63,7 +63,7 @@ class Anchors:
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
-    over: tuple[str, str]
+    over: tuple[str, str] = ("global", "local")
     prompts: int = 5
     toward: Literal["local", "global"] = "local"
     sharpness: float = 0.5

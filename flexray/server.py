@@ -12,7 +12,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from flexray.errors import RunError
-from flexray.state import ServerState, Shapes, State, Update, add, below, part_of, sqdist, under
+from flexray.state import ServerState, State, Update, add, below, scaled, sqdist, under
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -75,30 +75,12 @@ def momentum_problems(lr: float, key: str, momentum: float) -> tuple[str, ...]:
     return tuple(found)
 
 
-def experts_of(shapes: Shapes, part: str) -> dict[str, int]:
-    """Block to the number of experts that a `routed` part adapts there."""
-    return {name.split("/")[1]: shape[0] for name, shape in shapes.items() if part_of(name) == part}
-
-
-def weighted(weights: State, counts: State, part: str) -> State:
-    """The part's tensors [K, E, …] times every expert's `counts/<block>` [K, E]; all others as they are."""
-    return {
-        name: t * counts[f"counts/{name.split('/')[1]}"].view(*t.shape[:2], *[1] * (t.dim() - 2))
-        if part_of(name) == part
-        else t
-        for name, t in weights.items()
-    }
-
-
-def by_expert(theta: State, mean: Update, part: str) -> State:
-    """Undoes `weighted` after the mean: Σ p·c·θ_k / Σ p·c for each expert, θ where nobody counted; tensors [E, …]."""
-    after = dict(mean.weights)
-    for name, t in mean.weights.items():
-        if part_of(name) == part:
-            count = mean.aux[f"counts/{name.split('/')[1]}"].view(-1, *[1] * (t.dim() - 1))
-            there = (count > 0).to(t.dtype)
-            after[name] = there * t / (count + (1 - there)) + (1 - there) * theta[name]
-    return after
+def averaged(states: Sequence[State], shares: Sequence[float]) -> State:
+    """Σ_k share_k · state_k: the plain mean, for methods that need each update for something else."""
+    total = scaled(states[0], shares[0])
+    for state, share in zip(states[1:], shares[1:], strict=True):
+        total = add(total, state, share)
+    return total
 
 
 @dataclass(frozen=True)

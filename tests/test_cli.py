@@ -107,7 +107,7 @@ def test_a_wrong_config_is_refused_without_torch(command, text):
 def test_every_command_says_what_it_does(flexray):
     result = flexray("--help")
     assert result.exit_code == 0
-    for command in ("simulate", "plan", "partition", "list", "pretrain", "--version"):
+    for command in ("simulate", "compare", "plan", "partition", "list", "pretrain", "--version"):
         assert command in result.stdout
 
 

@@ -34,7 +34,8 @@ WRONG = {
     "train.stps=1": f"train.stps: {UNKNOWN}; did you mean 'train.steps'?",
     "algorithm.lora.rnk=2": f"algorithm.lora.rnk: {UNKNOWN}; did you mean 'algorithm.lora.rank'?",
     "algorithm.mu=3": f"algorithm.mu: {UNKNOWN}; it belongs to fedprox: set algorithm.name, or drop it",
-    "data.partition.alpha=1": f"data.partition.alpha: {UNKNOWN}; it belongs to dirichlet or dirichlet_sizes: set data.partition.name, or drop it",
+    "data.partition.alpha=1": f"data.partition.alpha: {UNKNOWN}; it belongs to dirichlet or dirichlet_sizes: "
+    "set data.partition.name, or drop it",
     "evaluation.zzz=1": f"evaluation.zzz: {UNKNOWN}; choose one of: every, clients, metrics, split, when, batch, "
     "max_new_tokens, generate_rows, probe, probe_rows, inside_rows",
     # types

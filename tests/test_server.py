@@ -186,7 +186,7 @@ def test_settings_of_another_rule_are_refused():
 
 def test_too_few_clients_that_only_the_data_tells_stop_the_run():
     x = Experiment(algorithm={"name": "fedavg", "aggregate": {"rule": "krum"}}, clients=None)
-    with pytest.raises(RunError, match="algorithm.aggregate.rule: expected at least 5 clients"):
+    with pytest.raises(RunError, match=r"algorithm\.aggregate\.rule: expected at least 5 clients"):
         x.algorithm.combine([update(1, 2)] * 4, [0.25] * 4)
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from flexray.algorithm import Algorithm, ClientState, LocalTrainer, Lora, Part, Payload, Routed, ServerState, Update
-from flexray.state import Shapes, part_of
+from flexray.server import averaged
+from flexray.state import Shapes, part_of, select
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,12 +66,9 @@ class FedMoe(Algorithm):
         """The attention's adapters averaged; the held experts of all clients in one row, and beside them whose p_k, for `server`."""
         from torch import cat
 
-        weights = {
-            n: cat([u.weights[n] for u in updates])
-            if part_of(n) == "experts"
-            else sum(p * u.weights[n] for p, u in zip(shares, updates, strict=True))
-            for n in updates[0].weights
-        }
+        experts = [n for n in updates[0].weights if part_of(n) == "experts"]
+        weights = averaged([select(u.weights, {"lora"}) for u in updates], shares)
+        weights |= {n: cat([u.weights[n] for u in updates]) for n in experts}
         held = {n: cat([u.aux[n] for u in updates]) for n in updates[0].aux}
         p = {f"p/{n}": cat([u.aux[n].double() * 0 + p for p, u in zip(shares, updates, strict=True)]) for n in held}
         return Update(weights, held | p)

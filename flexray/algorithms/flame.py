@@ -1,11 +1,15 @@
 """FLAME: experts' updates count by how often the client used them (Le et al. 2025, arXiv 2506.16600)."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flexray.algorithm import Algorithm, ClientState, LocalTrainer, Lora, Part, Payload, Routed, ServerState, Update
-from flexray.server import by_expert, experts_of, weighted
-from flexray.state import Shapes
+from flexray.state import Shapes, part_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -30,9 +34,9 @@ class Flame(Algorithm):
         return () if self.temperature >= 0 else (wrong,)
 
     def up(self, shapes: Shapes) -> Payload:
-        return Payload(
-            super().up(shapes).weights, {f"counts/{block}": (n,) for block, n in experts_of(shapes, "experts").items()}
-        )
+        """Every expert's adapters times how often it was used, and these numbers, `counts/<block>` [E]."""
+        weights = super().up(shapes).weights
+        return Payload(weights, {_counts(n): shape[:1] for n, shape in weights.items() if part_of(n) == "experts"})
 
     def down(self, shapes: Shapes, cohort: int) -> Payload:
         return super().up(shapes)
@@ -42,7 +46,25 @@ class Flame(Algorithm):
         for block, tokens in trainer.usage().items():
             rate = tokens / trainer.steps[:, None]
             counts[f"counts/{block}"] = rate**self.temperature * (tokens > 0)
-        return Update(weighted(after, counts, "experts"), counts), mine
+        up = {n: t * _beside(counts[_counts(n)], t) if part_of(n) == "experts" else t for n, t in after.items()}
+        return Update(up, counts), mine
 
     def server(self, state: ServerState, mean: Update, share: float) -> ServerState:
-        return ServerState(Update(by_expert(state.sent.weights, mean, "experts")))
+        """The mean of the products over the mean of the counts, for each expert; θ where nobody counted."""
+        after = dict(mean.weights)
+        for name, t in mean.weights.items():
+            if part_of(name) == "experts":
+                count = _beside(mean.aux[_counts(name)], t)
+                used = count > 0
+                after[name] = (t / count.where(used, count + 1)).where(used, state.sent.weights[name])
+        return ServerState(Update(after))
+
+
+def _counts(name: str) -> str:
+    """The name of the counts that belong to an expert's tensor."""
+    return f"counts/{name.split('/')[1]}"
+
+
+def _beside(counts: Tensor, like: Tensor) -> Tensor:
+    """Counts [K, E] or [E] with as many axes as the tensors [K, E, …] or [E, …] that they belong to."""
+    return counts.view(*counts.shape, *[1] * (like.dim() - counts.dim()))

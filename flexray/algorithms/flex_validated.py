@@ -42,6 +42,10 @@ class FlexValidated(Algorithm):
             )
         return tuple(found)
 
+    def start(self, trainer: LocalTrainer, sent: Update) -> ClientState:
+        own = trainer.fresh(self.private)
+        return ClientState(own, {} if self.keep == "last" else {**own, "lowest": trainer.lr * 0 + float("inf")})
+
     def client(self, trainer: LocalTrainer, sent: Update, mine: ClientState) -> tuple[Update, ClientState]:
         theta = trainer.fit(sent.weights)
         own = select(trainer.fit(sent.weights | mine.weights, train=PRIVATE, stream=1), PRIVATE)
@@ -56,8 +60,6 @@ class FlexValidated(Algorithm):
         if self.keep == "last":
             return {}
         loss = trainer.loss(sent.weights | own)
-        if not kept:
-            return {**own, "lowest": loss}
         better = loss < kept["lowest"]
         best = {n: t.where(better.view(-1, *[1] * (t.dim() - 1)), kept[n]) for n, t in own.items()}
         return {**best, "lowest": loss.where(better, kept["lowest"])}

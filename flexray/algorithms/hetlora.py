@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from flexray.algorithm import Algorithm, ClientState, LocalTrainer, Lora, Part, Payload, Update
+from flexray.server import averaged
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,7 @@ class HetLora(Algorithm):
     def combine(self, updates: Sequence[Update], shares: Sequence[float]) -> Update:
         sizes = [self._size(update) for update in updates]
         weights = [size / sum(sizes) for size in sizes] if sum(sizes) > 0 else [1 / len(sizes)] * len(sizes)
-        names = updates[0].weights
-        return Update({n: sum(w * u.weights[n] for w, u in zip(weights, updates, strict=True)) for n in names})
+        return Update(averaged([u.weights for u in updates], weights))
 
     @staticmethod
     def _size(update: Update) -> float:

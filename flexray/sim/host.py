@@ -178,6 +178,7 @@ def _of_seat(state: ClientState, k: int) -> ClientState:
 
 def _stacked(states: Sequence[ClientState], device: torch.device) -> ClientState:
     def stack(each: Sequence[Mapping[str, torch.Tensor]]) -> State:
+        assert all(one.keys() == each[0].keys() for one in each), "a client's state must have the same names in every round"
         return {name: torch.stack([one[name] for one in each]).to(device) for name in each[0]}
 
     return ClientState(stack([s.weights for s in states]), stack([s.memory for s in states]))

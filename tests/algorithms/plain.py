@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import ArrayLike
 from toy import ToyTrainer, play
 
 from flexray.algorithm import Algorithm
@@ -43,10 +45,11 @@ class Joint(ToyTrainer):
         return super().fit(weights, **settings)
 
     def _loss(self, weights, split):
-        now = {**self.held, **weights}
-        tails = {name.split("/", 1)[1] for name in now}
-        sums = {tail: sum(t for name, t in now.items() if name.split("/", 1)[1] == tail) for tail in tails}
-        return super()._loss({f"lora/{tail}": t for tail, t in sums.items()}, split)
+        sums = State()
+        for name, t in {**self.held, **weights}.items():
+            whole = f"lora/{name.split('/', 1)[1]}"
+            sums[whole] = sums[whole] + t if whole in sums else t
+        return super()._loss(sums, split)
 
 
 @dataclass
@@ -64,7 +67,7 @@ class Federation:
     curvature: dict[str, Vector] = field(default_factory=dict)
     joint: bool = False
     mine: dict[int, ClientState] = field(default_factory=dict)
-    state: ServerState | None = None
+    state: ServerState = field(default_factory=lambda: ServerState(Update()))
 
     @property
     def clients(self) -> int:
@@ -101,7 +104,6 @@ class Federation:
 
     def served(self, algorithm: Algorithm, k: int, part: str, round: int = 0) -> Vector:
         """A part of what client k serves with after what was `played`."""
-        assert self.state is not None
         sent = Update(widen(self.state.sent.weights, 1), widen(self.state.sent.aux, 1))
         return vector_of(algorithm.personal(self.trainer(k, round), sent, self.mine.get(k, ClientState())), part)
 
@@ -135,11 +137,11 @@ def at_random(parts: Sequence[str] = ("lora",), steps: int = 3, joint: bool = Fa
     return Federation(targets, (10, 30, 20, 40), [0.3 / (1 + r) for r in range(9)], steps, start, curvature, joint)
 
 
-def assert_close(got: Sequence[Vector] | Vector, wanted: Sequence[Vector] | Vector) -> None:
+def assert_close(got: ArrayLike, wanted: ArrayLike) -> None:
     np.testing.assert_allclose(np.array(got), np.array(wanted), rtol=1e-12, atol=1e-12)
 
 
-def refusal(name: str, experiment: dict | None = None, **settings) -> str:
+def refusal(name: str, experiment: dict[str, Any] | None = None, **settings: Any) -> str:
     """What is said to a method's settings that make no sense."""
     with pytest.raises(ConfigError) as e:
         Experiment(**{"algorithm": {"name": name, **settings}, **(experiment or {})})

@@ -20,10 +20,10 @@ def test_two_rounds_by_hand():
 
 
 def test_who_joins_late_starts_where_all_started():
-    # Client 1 first takes part in round 1: θ¹ = 2, v_1 from 0: −½·((0 − 8) + (0 − 2)) → 5.
-    f, method = by_hand(parts=PARTS), Ditto(strength=1)
+    # Client 1 first takes part in round 1: θ¹ = 2, v_1 from θ⁰ = 0: −½·((0 − 8) + ½·(0 − 2)) → 4.5 (from θ¹ it were 5).
+    f, method = by_hand(parts=PARTS), Ditto(strength=0.5)
     f.played(method, [(0,), (1,)])
-    assert_close(f.served(method, 1, "own"), [5])
+    assert_close(f.served(method, 1, "own"), [4.5])
 
 
 @pytest.mark.parametrize("cohorts", [EVERYBODY, COHORTS])

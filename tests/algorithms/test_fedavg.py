@@ -3,6 +3,7 @@
 import pytest
 from plain import COHORTS, EVERYBODY, assert_close, assert_documented, at_random, by_hand, refusal
 
+from flexray.algorithm import ClientState
 from flexray.algorithms.fedavg import TUNING, FedAvg
 from flexray.server import Aggregate
 
@@ -46,7 +47,7 @@ def test_tuning_is_served_and_not_sent():
     assert_close([f.served(method, k, "lora") for k in (0, 1)], [[3.875], [6.875]])
     assert_close(f.served(FedAvg(), 0, "lora"), [3.5])
     trainer = f.trainer(0, 0)
-    method.personal(trainer, method.open(f.state.sent).sent, None)
+    method.personal(trainer, f.state.sent, ClientState())
     assert trainer.calls == [{"train": None, "steps": 2, "split": "train", "stream": TUNING, "same_batch": False}]
 
 

@@ -32,7 +32,9 @@ def test_the_private_parts_with_the_lowest_valid_loss_are_kept_by_hand():
     ½(2² + 2²) = 4; round 2, ½(3² + 1²) = 5 (the adapters' ½·8² is the same in all): so round 1's are kept.
     """
     method, sent = FlexValidated(), Update({"lora/q/b": one(0.0)})
-    mine = ClientState({"expert/mlp/down": one(0.0), "gate/mlp/weight": one(0.0)})
+    first = trainer(0, 4.0)
+    first.start = {"expert/mlp/down": one(0.0)[0], "gate/mlp/weight": one(0.0)[0]}
+    mine = method.start(first, sent)
     for round in range(3):
         up, mine = method.client(trainer(round, 4.0), sent, mine)
         assert up.weights["lora/q/b"].item() == 4.0  # FedAvg's own step, whatever the private parts do
@@ -62,6 +64,18 @@ def test_on_the_rows_that_it_chooses_by_it_is_never_worse_than_base_or_fedavg(sm
     run = api.simulate(small(algorithm={"name": "flex_validated"}, **settings), tmp_path / "run")
     for client in run.summary["clients"]:
         assert client["personal"]["loss"] <= min(client["base"]["loss"], client["shared"]["loss"]) + 1e-5
+
+
+def test_newcomers_sit_beside_clients_that_have_played(small, tmp_path):
+    """A partial cohort in groups of two: the kept parts of either are as if it had sat alone."""
+    settings = {"cohort": 2, "placement": "pooled", "rounds": 3, "train": {"optimizer": "sgd", "lr": 0.1, "final_lr": 0.1}}
+    losses = [
+        [c["personal"]["loss"] for c in api.simulate(
+            small(algorithm={"name": "flex_validated"}, seats=seats, **settings), tmp_path / str(seats)
+        ).summary["clients"]]
+        for seats in (1, 2)
+    ]  # fmt: skip
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
 def test_a_copy_has_no_strength_at_which_it_is_the_frozen_model():

@@ -1,5 +1,7 @@
 """HetLoRA: zero-padded adapters, weighted by the size of their products."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -49,7 +51,7 @@ def test_against_dense_products():
     for k, rank in enumerate(algorithm.ranks):
         for n, t in targets.items():
             (t[k] if n.endswith("a") else t[k].T)[rank:] = 0
-    now = {n: rng.normal(size=shape) * n.endswith("a") for n, shape in shapes.items()}
+    now: dict[str, Any] = {n: rng.normal(size=shape) * n.endswith("a") for n, shape in shapes.items()}
     state, mine = ServerState(Update({n: torch.tensor(t) for n, t in now.items()})), {}
     for round, cohort in enumerate([[0, 1, 2], [0, 2], [1, 2]]):
 

@@ -59,6 +59,6 @@ def test_refusals():
     )
     assert "algorithm.inner: expected a divisor of train.steps (3), got 5" in refusal("pfedme", {"train": {"steps": 3}})
     for key in ("strength", "lr", "inner", "mix"):
-        assert f"algorithm.{key}: expected a number above 0, got 0" in refusal("pfedme", **{key: 0})
+        assert f"algorithm.{key}: expected a number above 0, got 0" in refusal("pfedme", None, **{key: 0})
     assert "algorithm.lr: expected at most 1/strength = 0.0666667, got 0.1" in refusal("pfedme", lr=0.1)
     Experiment(algorithm={"name": "pfedme", "inner": 4}, train={"steps": 12})

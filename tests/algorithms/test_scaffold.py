@@ -96,7 +96,7 @@ def test_variates_travel_both_ways():
 def test_the_pass_for_the_variate_takes_batches_of_its_own():
     f, seen = by_hand(), []
     trainer, gradient = f.trainer(0, 0), f.trainer(0, 0).gradient
-    trainer.gradient = lambda w, **settings: seen.append(settings) or gradient(w)
+    setattr(trainer, "gradient", lambda w, **settings: seen.append(settings) or gradient(w))  # noqa: B010
     sent = f.open(Scaffold()).sent
     sent = type(sent)({n: t[None] for n, t in sent.weights.items()}, {n: t[None] for n, t in sent.aux.items()})
     Scaffold().client(trainer, sent, Scaffold().start(trainer, sent))

@@ -74,7 +74,8 @@ class ToyTrainer:
 
     def _loss(self, weights: State, split: str) -> torch.Tensor:
         targets = self.valid_targets if split == "valid" else self.targets
-        return sum((0.5 * self.curvature.get(n, 1.0) * (t - targets[n]).square()).flatten(1).sum(1) for n, t in weights.items())
+        terms = [(0.5 * self.curvature.get(n, 1.0) * (t - targets[n]).square()).flatten(1).sum(1) for n, t in weights.items()]
+        return sum(terms[1:], terms[0])
 
 
 def play(
@@ -117,8 +118,10 @@ def wire(algorithm: Algorithm, payload: Payload, update: Update, client: int) ->
 
 def _mean(updates: Sequence[Update], shares: Sequence[float]) -> Update:
     def of(kind: str) -> State:
-        return {
-            n: sum(p * getattr(u, kind)[n] for p, u in zip(shares, updates, strict=True)) for n in getattr(updates[0], kind)
-        }
+        found = State()
+        for p, update in zip(shares, updates, strict=True):
+            for n, t in getattr(update, kind).items():
+                found[n] = found[n] + p * t if n in found else p * t
+        return found
 
     return Update(of("weights"), of("aux"))

@@ -5,8 +5,8 @@ import io
 import pytest
 from rich.console import Console
 
-from flexray.report import live
 from flexray.metric import Number
+from flexray.report import live
 from flexray.sim.reports import ClientReport
 from flexray.sim.round import RoundReport
 from flexray.sim.run import Evaluated, Finished, Progress, RoundDone, Started
