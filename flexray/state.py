@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
+
+T = TypeVar("T")
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,8 +53,8 @@ def part_of(name: str) -> str:
     return name.split("/", 1)[0]
 
 
-def select(state: State, parts: Iterable[str]) -> State:
-    """The tensors of these parts."""
+def select(state: dict[str, T], parts: Iterable[str]) -> dict[str, T]:
+    """The tensors (or shapes) of these parts."""
     wanted = frozenset(parts)
     return {name: t for name, t in state.items() if part_of(name) in wanted}
 

@@ -91,7 +91,7 @@ class ClientHost:
             weights["personal"] = trainer.frozen | self._personal(trainer, down, mine)
             marks = self.scorer.score(trainer.seats, group, {view: weights[view] for view in views})
             sights = self._look(trainer, weights["personal"]) if self.experiment.evaluation.inside_rows else [None] * len(group)
-            return {c: Examined(*found) for c, *found in zip(group, marks, sights, strict=True)}
+            return {c: Examined(own, sight) for c, own, sight in zip(group, marks, sights, strict=True)}
 
     def _look(self, trainer: SeatTrainer, weights: State) -> list[Sight]:
         """What happens inside the blocks when the clients' own models read some of their valid rows, the same ones always."""
