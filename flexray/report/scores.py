@@ -34,7 +34,9 @@ def legend(s: Scores) -> str:
     return (
         "frozen base: as pretrained · shared only: private parts off · personalised: what the client serves with. "
         f"All on {told['split']} rows, {WHEN[told['when']]}; a gain is what the personalised model is better by. "
-        "All rows: those of all clients together; worst tenth: the mean of the worst 10 % of clients."
+        "All rows: those of all clients together; worst tenth: the mean of the worst 10 % of clients. "
+        "Inside: the router's entropy and how far it moved from the frozen model's (KL), in nats; the gate, and how much of the "
+        "routed output is the private expert's."
     )
 
 
@@ -49,10 +51,20 @@ def summary(s: Scores, console: Console) -> RenderableType:
     spent = {part: s["seconds"][part] for part in ("training", "communication", "waiting", "evaluation")}
     facts = Table.grid(padding=(0, 2))
     facts.add_row("bytes", f"{size(s['bytes']['up'])} up · {size(s['bytes']['down'])} down")
+    facts.add_row("inside", inside(s))
     facts.add_row("time", " · ".join(f"{part} {duration(seconds)}" for part, seconds in spent.items()))
     speed = f"{count(s['tokens_per_second'])} tokens/s · {many(s['actors'], 'actor')} × {many(s['seats'], 'seat')}"
     facts.add_row("speed", f"{speed} · {duration(sum(spent.values()))} in all")
     return Group(*tables(s, console.width), Text(legend(s), style="dim"), "", facts)
+
+
+def inside(s: Scores) -> str:
+    """The MoE in one line: means over clients and blocks, as `models/inside.py` has them, and what is computed more."""
+    seen, flops = s["inside"], s["flops_per_token"]
+    told = [f"entropy {seen['entropy']:.2f} · drift {seen['drift']:.1e}"] if seen else []
+    told += [f"gate {value:.2f}" for name, value in seen.items() if name.startswith("gate.")]
+    told += [f"private share {value:.0%}" for name, value in seen.items() if name.startswith("share.")]
+    return " · ".join((*told, f"{flops['added'] / flops['frozen']:+.1%} FLOPs"))
 
 
 def tables(s: Scores, width: int) -> Iterator[RenderableType]:

@@ -33,6 +33,8 @@ def finished(clients: int = 2, **changes) -> dict:
         "sd": scored(0.0, 0.0, 0.07),
         "jain": scored(1.0, 1.0, 0.998),
         "bytes": {"up": 1_570_000, "down": 2_000},
+        "flops_per_token": {"frozen": 4_000_000, "added": 500_000},
+        "inside": {"entropy": 1.234, "drift": 0.00123, "gate.expert": 0.5, "share.expert": 0.25},
         "seconds": {"training": 3.0, "communication": 0.04, "waiting": 65.2, "evaluation": 3.3, "rounds": 68.2},
         "tokens_per_second": 5340.0,
         "actors": 4,
@@ -100,10 +102,11 @@ def test_below_it_what_the_views_are_bytes_time_and_speed():
     text = " ".join(lines)
     for view in ("frozen base: as pretrained", "shared only: private parts off", "personalised: what the client serves with"):
         assert view in text
-    assert lines[-3:] == [
-        "bytes  1.57 MB up · 2.00 KB down",
-        "time   training 3.0 s · communication 0.0 s · waiting 1 min 05 s · evaluation 3.3 s",
-        "speed  5.34 k tokens/s · 4 actors × 1 seat · 1 min 12 s in all",
+    assert lines[-4:] == [
+        "bytes   1.57 MB up · 2.00 KB down",
+        "inside  entropy 1.23 · drift 1.2e-03 · gate 0.50 · private share 25% · +12.5% FLOPs",
+        "time    training 3.0 s · communication 0.0 s · waiting 1 min 05 s · evaluation 3.3 s",
+        "speed   5.34 k tokens/s · 4 actors × 1 seat · 1 min 12 s in all",
     ]
 
 
