@@ -12,7 +12,7 @@ from flexray.server import Aggregate
 class Flex(Algorithm):
     """The MoE stays frozen, adapters are averaged, the grafted expert and its gate never leave their client.
 
-    Defaults that differ from the paper's released code, because they score better (METHODS in the docs): the expert
+    Defaults that differ from the paper's released code, because they score better (benchmarks/README.md): the expert
     starts at zero output and the gate half open. The paper's start: graft.start copy, gate.init router_row.
     Variants: share `a` averages the adapters' A only, B is private; expert `shared` averages the grafted expert too (it
     is then the same one for all: graft.select index or random); gate_on `valid` trains the gate on valid rows, for

@@ -63,7 +63,7 @@ def inside(s: Scores) -> str:
     seen, flops = s["inside"], s["flops_per_token"]
     told = [f"entropy {seen['entropy']:.2f} · drift {seen['drift']:.1e}"] if seen else []
     told += [f"gate {value:.2f}" for name, value in seen.items() if name.startswith("gate.")]
-    told += [f"private share {value:.0%}" for name, value in seen.items() if name.startswith("share.")]
+    told += [f"private {value:.0%}" for name, value in seen.items() if name.startswith("share.")]
     return " · ".join((*told, f"{flops['added'] / flops['frozen']:+.1%} FLOPs"))
 
 

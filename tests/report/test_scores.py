@@ -104,7 +104,7 @@ def test_below_it_what_the_views_are_bytes_time_and_speed():
         assert view in text
     assert lines[-4:] == [
         "bytes   1.57 MB up · 2.00 KB down",
-        "inside  entropy 1.23 · drift 1.2e-03 · gate 0.50 · private share 25% · +12.5% FLOPs",
+        "inside  entropy 1.23 · drift 1.2e-03 · gate 0.50 · private 25% · +12.5% FLOPs",
         "time    training 3.0 s · communication 0.0 s · waiting 1 min 05 s · evaluation 3.3 s",
         "speed   5.34 k tokens/s · 4 actors × 1 seat · 1 min 12 s in all",
     ]
