@@ -21,7 +21,7 @@ from flexray.raw import read
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 BASE_FILES = ("domains/general", "domains/medical", "natural/sgd", "tasks/tasks")
-FEW = ("local", "fedavg", "flex-paper", "flex", "flex-validated")
+FEW = ("local", "fedavg", "flex-paper", "flex", "flex-2x", "flex-validated")
 """The methods compared again with fewer rows."""
 
 
