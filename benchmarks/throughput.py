@@ -34,10 +34,11 @@ from flexray.data.clients import order
 from flexray.data.corpus import Corpus
 from flexray.models import backbone, tiny
 from flexray.sim.job import Job
+from flexray.sim.newcomers import start_of
 from flexray.sim.plan import prepare
 from flexray.sim.run_folder import RunFolder
 from flexray.sim.store import NEWCOMER, PrivateStore
-from flexray.sim.trainer import rate, start_of
+from flexray.sim.trainer import rate
 
 CLIENTS = 4
 EXPERTS = ("eager", "grouped_mm", "flexray")
@@ -70,7 +71,7 @@ def first_round(x: Experiment, folder: Path) -> tuple[Job, list[State], State, l
     assert saved is not None
     shared = start_of(x.algorithm, backbone.skeleton(x.model), x.seed)
     starts, ends = ([_own(store, k, before) for k in range(CLIENTS)] for before in (NEWCOMER + 1, 1))
-    return job, [shared | own for own in starts], saved[0].sent.weights, ends
+    return job, [shared | own for own in starts], saved[0].states[0].sent.weights, ends
 
 
 def _own(store: PrivateStore, client: int, before: int) -> State:
