@@ -1,6 +1,7 @@
 """A method as one file outside of the package: everything of the contract at once, through the harness, and without the file."""
 
 import re
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -179,3 +180,14 @@ def test_the_methods_of_the_readme_run(small, tmp_path):
         done = api.simulate(small(algorithm={"name": str(tmp_path / f"shown{i}.py")}, rounds=1), tmp_path / f"run{i}")
         server = load_file(done.path / "server.safetensors")
         assert all(t.any() for n, t in server.items() if n.endswith("/b"))
+
+
+def test_the_partition_of_the_readme_deals(small, tmp_path):
+    text = (Path(__file__).parents[1] / "README.md").read_text()
+    (block,) = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "(Partition)" in block]
+    (tmp_path / "shown.py").write_text(block)
+    x = small(data={"partition": {"name": str(tmp_path / "shown.py"), "first": 1}})
+    job, _ = prepare(x, {"CPU": 4.0}, tmp_path / "private")
+    assert [c.name for c in job.clients] == ["client-0", "client-1", "client-2"]
+    labels = [set(c.labels) for c in job.clients]
+    assert all(not a & b for a, b in combinations(labels, 2))  # every label is at one client
