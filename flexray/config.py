@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from functools import partial
+from math import ceil
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from flexray import folder
 from flexray.algorithm import Algorithm
@@ -36,12 +37,15 @@ class Section(BaseModel):
 class Train(Section):
     """A client's local training in one round. The optimizer starts afresh each round.
 
-    lr falls to final_lr by a cosine over rounds and is constant within one; private parts train at private_lr (same
+    epochs: so many passes over a client's own rows instead of the same number of steps for all. lr falls to final_lr by a cosine
+    over rounds and is constant within one; private parts train at private_lr (same
     course) where that is set. warmup_rounds and warmup_steps (of each round) raise it from near zero. A step averages over
-    accumulate batches. clip bounds each client's own gradient norm.
+    accumulate batches. clip bounds each client's own gradient norm. recompute: the backward makes each layer's
+    activations again instead of keeping them, a third more work for a fraction of the memory.
     """
 
-    steps: int = Field(default=20, gt=0)
+    steps: int | None = Field(default=20, gt=0)
+    epochs: float | None = Field(default=None, gt=0)
     batch: int = Field(default=8, gt=0)
     accumulate: int = Field(default=1, gt=0)
     lr: float = Field(default=3e-3, gt=0)
@@ -53,6 +57,22 @@ class Train(Section):
     optimizer: Literal["adamw", "sgd"] = "adamw"
     weight_decay: float = Field(default=0.0, ge=0)
     clip: float | None = Field(default=1.0, gt=0)
+    recompute: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _either(cls, values: Any) -> Any:
+        """Epochs take the place of the default number of steps."""
+        if isinstance(values, Mapping) and values.get("epochs") is not None:
+            return {"steps": None, **values}
+        return values
+
+    def local_steps(self, rows: int, batch: int) -> int:
+        """What a client with so many rows takes in a round, `batch` rows each."""
+        if self.epochs is None:
+            assert self.steps is not None
+            return self.steps
+        return max(1, ceil(self.epochs * rows / batch))
 
 
 class Evaluation(Section):
@@ -274,6 +294,10 @@ def combinations(x: Experiment) -> list[str]:
         found.append(f"seats: expected auto or at least 1, got {x.seats}; use 1 for one client per forward")
     if isinstance(x.seats, int) and x.seats > 1 and x.placement == "one_per_client":
         found.append(f"seats: expected 1 with `placement: one_per_client`, got {x.seats}; set placement to pooled")
+    if (x.train.steps is None) == (x.train.epochs is None):
+        found.append(
+            f"train.epochs: expected either train.steps or train.epochs, got {x.train.steps} and {x.train.epochs}; drop one"
+        )
     if x.train.schedule == "constant" and x.train.final_lr not in (Train().final_lr, x.train.lr):
         found.append(f"train.final_lr: expected none with `train.schedule: constant`, got {x.train.final_lr}; drop it")
     if x.train.schedule == "cosine" and x.train.final_lr > x.train.lr:

@@ -50,7 +50,7 @@ WRONG = {
     "seats=foo": "seats: expected auto or a whole number, got 'foo'; the default is 'auto'",
     "seats=false": "seats: expected auto or a whole number, got false; the default is 'auto'",
     "cohort=some": "cohort: expected a number or nothing, got 'some'; leave it out for the default",
-    "train=5": "train: expected a section, got 5; set its keys: train.steps, train.batch, train.accumulate, …",
+    "train=5": "train: expected a section, got 5; set its keys: train.steps, train.epochs, train.batch, …",
     "model.path=5": 'model.path: expected text, got 5; put it in quotes: "5"',
     "model.path=''": "model.path: expected text, got ''; the default is 'tiny'",
     "storage.cache=' '": "storage.cache: expected a path, got ' '; the default is '~/.cache/flexray'",
@@ -211,7 +211,7 @@ def test_a_section_of_its_own():
         config.section(Recipe, {"train": {"steps": True}, "lr": 3})
     assert sorted(e.value.problems) == [
         f"lr: {UNKNOWN}; did you mean 'train.lr'?",
-        f"train.steps: {COUNT}, got true; the default is 20",
+        f"train.steps: {COUNT} or nothing, got true; the default is 20",
     ]
 
 
@@ -235,3 +235,14 @@ def test_the_builtin_corpus_brings_its_labels_and_other_data_does_not(tmp_path):
     assert Experiment().data.columns.label == "domain"
     assert Experiment(data={"columns": {"label": None}}).data.columns.label is None
     assert Experiment(data={"path": str(tmp_path)}).data.columns.label is None
+
+
+def test_epochs_take_the_place_of_steps():
+    x = load(None, ("train.epochs=2",))
+    assert x.train.steps is None and Experiment(**x.spec()) == x
+    with pytest.raises(
+        ConfigError, match=r"train\.epochs: expected either train\.steps or train\.epochs, got 5 and 2\.0; drop one"
+    ):
+        load(None, ("train.epochs=2", "train.steps=5"))
+    with pytest.raises(ConfigError, match=r"train\.epochs: expected either"):
+        load(None, ("train.steps=null",))

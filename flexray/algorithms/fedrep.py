@@ -29,6 +29,8 @@ class FedRep(Algorithm):
 
     def check(self, experiment: Any) -> tuple[str, ...]:
         steps, found = experiment.train.steps, []
+        if steps is None:
+            return ("head: expected train.steps, which it divides, got train.epochs; set train.steps",)
         if not 0 < round(self.head * steps) < steps:
             found.append(
                 f"head: expected a share that leaves steps (of {steps}) for both, got {self.head}; 0.5 is usual, or raise train.steps"

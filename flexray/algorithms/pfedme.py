@@ -32,7 +32,9 @@ class PFedMe(Algorithm):
             for name in ("strength", "lr", "inner", "mix")
             if not (value := getattr(self, name)) > 0
         ]
-        if self.inner > 0 and experiment.train.steps % self.inner:
+        if experiment.train.steps is None:
+            found.append("inner: expected train.steps, which it divides, got train.epochs; set train.steps")
+        elif self.inner > 0 and experiment.train.steps % self.inner:
             found.append(
                 f"inner: expected a divisor of train.steps ({experiment.train.steps}), got {self.inner}; change one of the two"
             )

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-LAYOUT = 1
+LAYOUT = 2
 """Of the cache folder; another number, another folder."""
 WEIGHTS = "backbone.safetensors"
 FACTS = "facts.json"
@@ -43,6 +43,8 @@ class Backbone:
     parameters: int
     bytes: int
     """Of parameters and buffers, each counted once."""
+    packs: bool = False
+    """Whether rows may stand one behind another (see `packing.py`)."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class _Facts:
     plugins: dict[str, str]
     trust_remote_code: bool
     aliases: dict[str, str]
+    packs: bool
 
 
 def skeleton(model: Model, plugins: Mapping[str, str] | None = None) -> Backbone:
@@ -81,7 +84,7 @@ def load(folder: Path, device: str = "cpu") -> Backbone:
     """The backbone of a prepared folder. On the CPU its weights are mapped: they take no memory of this process's own."""
     import torch
 
-    from flexray.models import experts, weights
+    from flexray.models import experts, packing, weights
 
     facts = _Facts(**json.loads((folder / FACTS).read_text()))
     experts.register()
@@ -93,7 +96,8 @@ def load(folder: Path, device: str = "cpu") -> Backbone:
     where = torch.device(device)
     # Grouped kernels of GPUs want bfloat16; of anything else our own forward is the sure one.
     _use_experts(model, "grouped_mm" if where.type == "cuda" and facts.dtype == "bfloat16" else experts.NAME)
-    return _backbone(model, choose_family(model.config, facts.family, facts.plugins), where, facts.dtype)
+    packs = facts.packs and packing.enable(model)
+    return replace(_backbone(model, choose_family(model.config, facts.family, facts.plugins), where, facts.dtype), packs=packs)
 
 
 def _skeleton(model: Model, source: Path, plugins: Mapping[str, str] | None) -> Backbone:
@@ -124,7 +128,7 @@ def _use_experts(model: Any, name: str) -> None:
 
 def _convert(model: Model, source: Path, target: Path, plugins: dict[str, str]) -> None:
     """Writes the folder beside its place and moves it there whole."""
-    from flexray.models import weights
+    from flexray.models import packing, weights
 
     for left in target.parent.glob(f".{target.name}.*"):  # by a process that was killed: we hold the lock
         shutil.rmtree(left)
@@ -140,7 +144,8 @@ def _convert(model: Model, source: Path, target: Path, plugins: dict[str, str]) 
         (making / "config.json").write_text(json.dumps(raw))
         for code in source.glob("*.py") if model.trust_remote_code else ():
             shutil.copy(code, making)
-        facts = _Facts(model.dtype, _transformers(), model.family, plugins, model.trust_remote_code, aliases)
+        trusted, packs = model.trust_remote_code, packing.works(whole)
+        facts = _Facts(model.dtype, _transformers(), model.family, plugins, trusted, aliases, packs)
         (making / FACTS).write_text(json.dumps(asdict(facts)))
         making.rename(target)
     finally:

@@ -6,7 +6,7 @@ T tokens, N flat tokens, D width, S anchors, G grafted experts, P trained number
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from flexray.models import recompute
 from flexray.models.anchors import goes_on, represent, row_shares
 from flexray.models.flat import Flat
 from flexray.models.gates import Mode, blend
@@ -67,6 +68,7 @@ class Seats:
         """Parts that ever took gradients: those of other parts are never touched, so they take no memory on the CPU."""
         self._off = self._now = Use(seats)
         self._logits: dict[_Site, Tensor] = {}
+        self._kept: Callable[[], None] | None = None
         self._handles = [*self._attach_anchors(), *self._attach_layers(), *self._attach_routed(), *self._attach_grafts()]
 
     def put(self, state: State) -> None:
@@ -128,8 +130,17 @@ class Seats:
             self._now = before
             self._logits.clear()
 
+    def recompute(self, on: bool) -> None:
+        """Whether the backward makes activations again instead of keeping them; off at first."""
+        if self._kept is not None and not on:
+            self._kept()
+            self._kept = None
+        if self._kept is None and on:
+            self._kept = recompute.attach(self.backbone, lambda: self._now.dropout or ())
+
     def detach(self) -> None:
         """Remove the hooks: the model is as it was."""
+        self.recompute(False)
         for handle in self._handles:
             handle.remove()
         self._handles = []

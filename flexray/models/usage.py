@@ -53,7 +53,8 @@ class Usage:
 
 @contextmanager
 def outermost(backbone: Backbone) -> Iterator[Callable[[], bool]]:
-    """Tells whether the model's forward is one that was asked for, not one within it (as anchors make, of the rows' prompts)."""
+    """Tells whether the model's forward is one that was asked for, not one within it (as anchors make, of the rows' prompts), nor
+    a layer's, made again in the backward."""
     body: Any = backbone.model.base_model
     depth = [0]
 
@@ -65,7 +66,7 @@ def outermost(backbone: Backbone) -> Iterator[Callable[[], bool]]:
 
     hooks = [body.register_forward_pre_hook(enter, prepend=True), body.register_forward_hook(leave, always_call=True)]
     try:
-        yield lambda: depth[0] <= 1
+        yield lambda: depth[0] == 1
     finally:
         for hook in hooks:
             hook.remove()

@@ -20,7 +20,7 @@ from flexray.sim import kit as kits
 from flexray.sim.generation import NO_PROMPT, greedy
 from flexray.sim.job import Job
 from flexray.sim.kit import Kit
-from flexray.sim.lm import NO_ROW, Row, collate, filled, respond
+from flexray.sim.lm import NO_ROW, Row, batcher, filled, respond
 from flexray.sim.probe import Inside
 from flexray.state import State, part_of
 
@@ -51,6 +51,7 @@ class Scorer:
 
     def __init__(self, job: Job, backbone: Backbone, corpus: Corpus):
         self.job, self.backbone, self.corpus, self.x = job, backbone, corpus, job.experiment.evaluation
+        self._batch = batcher(backbone, job.algorithm.parts)
         self.of_rows = [m for m in job.metrics if not m.needs_probe]
         self.of_probe = [m for m in job.metrics if m.needs_probe]
 
@@ -91,7 +92,7 @@ class Scorer:
         order = [sorted(range(len(mine)), key=lambda i, mine=mine: len(mine[i][0])) for mine in rows]
         for places in filled(order, self.x.batch, None):
             chosen = [[NO_ROW if i is None else mine[i] for i in at] for mine, at in zip(rows, places, strict=True)]
-            batch = collate(chosen, str(self.backbone.device))
+            batch = self._batch(chosen)
             with torch.no_grad(), inside(starts=batch.starts, widths=batch.widths):
                 response = respond(self.backbone, batch)
             found = torch.stack([t.cpu().double().sum(1) for t in (response.nll, response.counted, response.hit)])

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence, Set
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice, repeat
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from flexray.models.seats import Seats
 from flexray.models.usage import Usage
 from flexray.sim.evaluator import padded
 from flexray.sim.job import Job
-from flexray.sim.lm import Batch, Row, collate, respond
+from flexray.sim.lm import Batch, Row, batcher, collate, respond
 from flexray.sim.newcomers import Newcomers, seed_of
 from flexray.sim.optimizer import Step, adamw, clip_, sgd
 from flexray.sim.schedule import cohort_size, learning_rate
@@ -55,16 +55,20 @@ class SeatTrainer:
         self.job, self.backbone, self.seats, self.corpus, self.round = job, backbone, seats, corpus, round
         self.numbers, self.clients = group, [job.trainees[number] for number in group]
         k, device = len(group), backbone.device
-        self.lr = torch.full((k,), rate(x.train, x.train.lr, round, x.rounds), device=device)
-        self.private_lr = torch.full((k,), rate(x.train, x.train.private_lr or x.train.lr, round, x.rounds), device=device)
-        self.steps = torch.full((k,), x.train.steps, device=device)
+        self._lr = rate(x.train, x.train.lr, round, x.rounds)
+        self._private_lr = rate(x.train, x.train.private_lr or x.train.lr, round, x.rounds)
+        self.accumulate = x.train.accumulate * (cohort_size(len(job.clients), x.cohort) if job.algorithm.pooled else 1)
+        self._steps = [x.train.local_steps(len(c.train), x.train.batch * self.accumulate) for c in self.clients]
+        self.lr = torch.full((k,), self._lr, device=device)
+        self.steps = torch.tensor(self._steps, device=device)
         self.rows = torch.tensor([len(c.train) for c in self.clients], device=device)
         self.share = self.rows / (total_rows or sum(len(c.train) for c in job.clients))
         self.client = torch.tensor(list(group), device=device)
-        self.accumulate = x.train.accumulate * (cohort_size(len(job.clients), x.cohort) if job.algorithm.pooled else 1)
         self.effort = Effort(np.zeros(k), np.zeros(k), np.zeros(k), set())
         self.trained = State()
         """What the `fit`s so far gave, later ones over earlier: the client's model after its local steps."""
+        seats.recompute(x.train.recompute)
+        self._batch = batcher(backbone, job.algorithm.parts)
         self._newcomers = Newcomers(job, backbone, corpus, group)
         self._usage = Usage(backbone, k) if any(p.kind == "routed" for p in job.algorithm.parts) else None
 
@@ -75,39 +79,41 @@ class SeatTrainer:
         """See `LocalTrainer.fit`."""
         parts = {part_of(name) for name in weights}
         trained = parts if train is None else set(train)
-        per_seat = self.steps if steps is None else torch.full_like(self.steps, steps)
+        per_seat = self._steps if steps is None else [steps] * len(self.clients)
         self._put(weights)
         update = self._optimizer(sorted(trained))
         dropout = [self._generator(number, stream) for number in self.numbers]
         losses, tokens = torch.zeros_like(self.lr), np.zeros(len(self.clients))
-        most = int(per_seat.max())
-        batches = self._batches(1 if same_batch else most, split, stream)
-        for step, batch in enumerate(islice(repeat(next(batches)), most) if same_batch else batches):
-            moving = (step < per_seat).float()
+        moves = np.arange(max(per_seat))[:, None] < np.array(per_seat)
+        on_device = torch.from_numpy(moves).to(self.lr.device, self.lr.dtype)
+        batches = self._batches(len(moves), split, stream)
+        batches = repeat(next(batches), len(moves)) if same_batch else batches
+        for step, (batch, moving, move) in enumerate(zip(batches, on_device, moves.tolist(), strict=True)):
             self.seats.zero_grad()
             losses += self._backward(batch, parts, trained, moving, dropout)
             if penalty is not None:
                 with self.seats.using(parts, train=trained):
                     (penalty(self.seats.live(trained)) * moving).sum().backward()
             self._masked(mask or {})
-            update(moving, self._warm(step))
+            update(move, self._warm(step))
             self._held(mask or {}, weights)
             seen = [sum(len(row[0]) for micro in batch for row in micro[k]) for k in range(len(self.clients))]
-            tokens += np.array(seen) * moving.cpu().numpy()
-        self._count(losses, per_seat, tokens, trained)
+            tokens += np.array(seen) * move
+        self._count(losses, np.array(per_seat), tokens, trained)
         after = self.seats.take(parts)
         self.trained = {**self.trained, **after}
         return after
 
     def gradient(self, weights: State, *, split: Split = "train", stream: int = 0) -> State:
         """See `LocalTrainer.gradient`."""
-        parts, most = {part_of(name) for name in weights}, int(self.steps.max())
+        parts = {part_of(name) for name in weights}
         self._put(weights)
         self.seats.zero_grad()
-        for batch in self._batches(most, split, stream):
-            self._backward(batch, parts, parts, torch.ones_like(self.lr), None)
+        for step, batch in enumerate(self._batches(max(self._steps), split, stream)):
+            self._backward(batch, parts, parts, (step < self.steps).to(self.lr.dtype), None)
         with self.seats.using(parts, train=parts):
-            return {name: t.grad / most for name, t in self.seats.live(parts).items() if t.grad is not None}
+            grads = {name: t.grad for name, t in self.seats.live(parts).items() if t.grad is not None}
+        return {name: g / self.steps.view(-1, *[1] * (g.dim() - 1)) for name, g in grads.items()}
 
     def loss(self, weights: State, *, split: Split = "valid") -> Tensor:
         """See `LocalTrainer.loss`."""
@@ -115,7 +121,7 @@ class SeatTrainer:
         nll, tokens = torch.zeros_like(self.lr), torch.zeros_like(self.lr)
         rows = [sorted(self.corpus.rows(getattr(c, split)), key=lambda row: len(row[0])) for c in self.clients]
         for chosen in padded(rows, self.experiment.evaluation.batch):
-            batch = collate(chosen, str(self.backbone.device))
+            batch = self._batch(chosen)
             with torch.no_grad(), self._using({part_of(name) for name in weights}, batch):
                 response = respond(self.backbone, batch)
             nll += response.nll.view(len(rows), -1).sum(1)
@@ -159,10 +165,10 @@ class SeatTrainer:
     ) -> Tensor:  # fmt: skip
         """Adds up the gradients of one step, over its micro-batches: each seat's mean over all its response tokens; gives the loss [K]."""
         lengths = [[len(t) - start for m in micros for t, start in m[k]] for k in range(len(self.clients))]
-        tokens = torch.tensor(lengths, device=self.lr.device).sum(1).clamp(min=1)
+        tokens = torch.tensor(lengths).sum(1).clamp(min=1).to(self.lr.device, non_blocking=True)
         losses = torch.zeros_like(self.lr)
         for rows in micros:
-            batch = collate(rows, str(self.backbone.device))
+            batch = self._batch(rows)
             counting = self._usage.counting(batch.lengths, moving) if self._usage else nullcontext()
             with self._using(parts, batch, train=trained, dropout=dropout), counting:
                 loss = respond(self.backbone, batch).nll.view(len(self.clients), -1).sum(1) / tokens
@@ -203,10 +209,10 @@ class SeatTrainer:
         train, private = self.experiment.train, {p.name for p in self.job.algorithm.private}
         make = {"adamw": adamw, "sgd": sgd}[train.optimizer]
         flats = {part: self.seats.flat(part) for part in trained}
-        rates = {part: self.private_lr if part in private else self.lr for part in trained}
+        rates = {part: [self._private_lr if part in private else self._lr] * len(self.clients) for part in trained}
         steps = [make(p, g, rates[part], train.weight_decay) for part, (p, g) in flats.items()]
 
-        def update(moving: Tensor, scale: float) -> None:
+        def update(moving: Sequence[bool], scale: float) -> None:
             with torch.no_grad():
                 if train.clip is not None:
                     clip_([g for _, g in flats.values()], train.clip)
@@ -219,9 +225,9 @@ class SeatTrainer:
         generator = torch.Generator(self.backbone.device)
         return generator.manual_seed(seed_of(self.experiment.seed, number, self.round + 1, stream, 0xD409))
 
-    def _count(self, losses: Tensor, steps: Tensor, tokens: np.ndarray, parts: set[str]) -> None:
+    def _count(self, losses: Tensor, steps: np.ndarray, tokens: np.ndarray, parts: set[str]) -> None:
         self.effort.loss += losses.cpu().numpy()
-        self.effort.steps += steps.cpu().numpy()
+        self.effort.steps += steps
         self.effort.tokens += tokens
         self.effort.parts |= parts
 

@@ -12,16 +12,16 @@ PEERS = {adamw: torch.optim.AdamW, sgd: torch.optim.SGD}
 def test_every_seat_moves_as_torch_moves_it_alone(make):
     generator = torch.Generator().manual_seed(0)
     start = torch.randn(3, 5, generator=generator, dtype=torch.float64)
-    lr, steps = torch.tensor([0.1, 0.02, 0.3], dtype=torch.float64), [4, 2, 0]
+    lr, steps = [0.1, 0.02, 0.3], [4, 2, 0]
     gradients = torch.randn(4, 3, 5, generator=generator, dtype=torch.float64)
     p, g = start.clone(), torch.zeros_like(start)
     step = make(p, g, lr, 0.1)
     for t, gradient in enumerate(gradients):
         g.copy_(gradient)
-        step(torch.tensor([float(t < n) for n in steps], dtype=torch.float64))
+        step([t < n for n in steps])
     for k, n in enumerate(steps):
         alone = start[k].clone().requires_grad_()
-        peer = PEERS[make]([alone], lr=lr[k].item(), weight_decay=0.1)
+        peer = PEERS[make]([alone], lr=lr[k], weight_decay=0.1)
         for gradient in gradients[:n, k]:
             alone.grad = gradient.clone()
             peer.step()

@@ -281,3 +281,43 @@ def test_a_shared_expert_starts_as_the_same_one_at_the_server_and_at_every_clien
     again = trainer.fresh(tuple(p for p in x.algorithm.parts if p.name == "expert"))
     for name, t in again.items():
         assert torch.equal(t[0], start[name]) and torch.equal(t[1], start[name])
+
+
+def test_epochs_are_passes_over_each_clients_own_rows(small, tmp_path):
+    x = small(algorithm={"name": "fedavg"}, train={"steps": None, "epochs": 1.5, "batch": 4}, data={"max_train_rows": 12})
+    assert x.train.steps is None
+    _, _, clients, trainer = world(x, tmp_path, (0, 1))
+    # ceil(1.5 · rows / 4): 12 rows make 18 and so 5 steps
+    assert trainer.steps.tolist() == [-(-3 * len(c.train) // 8) for c in clients]
+    assert x.train.local_steps(12, 4) == 5 and x.train.local_steps(1, 4) == 1
+
+
+def test_seats_with_unequal_steps_train_as_one_by_one(small, tmp_path):
+    # accumulated batches, a penalty and weight decay beside them, and neighbours that go on when a seat is done
+    train = {"batch": 2, "accumulate": 2, "weight_decay": 0.1, "optimizer": "adamw"}
+    x = small(algorithm={"name": "fedavg"}, train={**train, "steps": 4}, data={"max_train_rows": 12})
+
+    def fit(group, steps):
+        backbone, _, _, trainer = world(x, tmp_path, group)
+        trainer._steps = steps
+        start = widen(start_of(x.algorithm, backbone, x.seed), len(group))
+        after = trainer.fit(start, penalty=lambda w: sqdist(w, start))
+        gradient = trainer.gradient(start)
+        return after, gradient, trainer.effort
+
+    both = fit((0, 1), [4, 1])
+    for k, steps in enumerate([4, 1]):
+        alone = fit((k,), [steps])
+        assert both[2].steps[k] == alone[2].steps[0] == steps and both[2].tokens[k] == alone[2].tokens[0]
+        assert both[2].loss[k] == pytest.approx(alone[2].loss[0], rel=1e-5)
+        for name, t in alone[0].items():
+            torch.testing.assert_close(both[0][name][k], t[0], rtol=1e-4, atol=1e-5)
+
+
+def test_recomputed_training_is_the_same_training(small, tmp_path):
+    found = []
+    for recompute in (False, True):
+        x = small(algorithm={"name": "fedavg", "lora": {"dropout": 0.2}}, train={"recompute": recompute})
+        backbone, _, _, trainer = world(x, tmp_path, (0, 1))
+        found.append(trainer.fit(widen(start_of(x.algorithm, backbone, x.seed), 2)))
+    assert all(torch.equal(t, found[1][name]) for name, t in found[0].items())
