@@ -117,10 +117,9 @@ def filled(rows: Sequence[Sequence[Any]], batch: int, filler: Any) -> Iterator[l
 
 def _logits(backbone: Backbone, batch: Batch, at_M: Tensor) -> Tensor:
     """[M, V] at these flat places alone: the head is never applied to prompts or padding."""
-    head: Any = backbone.model.get_output_embeddings()
-    hook = head.register_forward_pre_hook(lambda _, args: (args[0].flatten(0, 1).index_select(0, at_M)[None],))
+    model: Any = backbone.model
+    hook = model.get_output_embeddings().register_forward_pre_hook(lambda _, args: (args[0].flatten(0, 1).index_select(0, at_M)[None],))
     more = packing.inputs(batch.ids, *batch.packed) if batch.packed else {"input_ids": batch.ids, "use_cache": False}
-    model: Callable[..., Any] = backbone.model
     try:
         return model(**more).logits[0]
     finally:
