@@ -44,7 +44,7 @@ class Experiment(Section):
     storage: Storage = Storage()
     placement: Literal["auto", "one_per_client", "pooled"] = "auto"
     seats: Literal["auto"] | int = "auto"
-    plugins: dict[str, str] = {}
+    plugins: dict[str, str] = Field(default_factory=dict)
     """Source text of the user's own files by the path that names them; filled in on loading, so that it travels along."""
 
     def __init__(self, **values: Any):
