@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from flexray.data.clients import order
 from flexray.data.corpus import Corpus
@@ -321,3 +322,33 @@ def test_recomputed_training_is_the_same_training(small, tmp_path):
         backbone, _, _, trainer = world(x, tmp_path, (0, 1))
         found.append(trainer.fit(widen(start_of(x.algorithm, backbone, x.seed), 2)))
     assert all(torch.equal(t, found[1][name]) for name, t in found[0].items())
+
+
+class Asking(TorchDispatchMode):
+    """Notes every operation that a GPU would have to be waited for: values read, shapes that depend on values."""
+
+    ASK = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "_unique2")
+
+    def __init__(self):
+        super().__init__()
+        self.found = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        by_mask = name.startswith("index") and len(args) > 1 and isinstance(args[1], (list, tuple))
+        if name in self.ASK or (by_mask and any(t is not None and t.dtype == torch.bool for t in args[1])):
+            self.found.add(name)
+        return func(*args, **(kwargs or {}))
+
+
+def test_local_steps_never_wait_for_the_device(small, tmp_path):
+    # the experts' own forward is apart: on the CPU it reads how many tokens each of them has
+    x = small(train={"accumulate": 2})
+    backbone, corpus, _, trainer = world(x, tmp_path, (0, 1))
+    weights = trainer.fresh(x.algorithm.parts)
+    with Asking() as asking:
+        trainer.fit(weights)
+    assert not asking.found
+    with Asking() as asking:
+        torch.ones(2)[torch.tensor([True, False])].sum().item()
+    assert {"index", "_local_scalar_dense"} <= asking.found
