@@ -344,7 +344,7 @@ class Asking(TorchDispatchMode):
 def test_local_steps_never_wait_for_the_device(small, tmp_path):
     # the experts' own forward is apart: on the CPU it reads how many tokens each of them has
     x = small(train={"accumulate": 2})
-    backbone, corpus, _, trainer = world(x, tmp_path, (0, 1))
+    trainer = world(x, tmp_path, (0, 1))[-1]
     weights = trainer.fresh(x.algorithm.parts)
     with Asking() as asking:
         trainer.fit(weights)
