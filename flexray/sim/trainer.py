@@ -100,6 +100,7 @@ class SeatTrainer:
             seen = [sum(len(row[0]) for micro in batch for row in micro[k]) for k in range(len(self.clients))]
             tokens += np.array(seen) * move
         self._count(losses, np.array(per_seat), tokens, trained)
+        del update  # its moments make room for the copies
         after = self.seats.take(parts)
         self.trained = {**self.trained, **after}
         return after
