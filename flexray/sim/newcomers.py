@@ -37,7 +37,7 @@ class Newcomers:
 
     def fresh(self, parts: tuple[Part, ...]) -> State:
         """See `LocalTrainer.fresh`."""
-        state = widen(_same_for_all(self.job.algorithm.parts, self.backbone, self.seed), len(self.group))
+        state = widen(_same_for_all(parts, self.job.algorithm.parts, self.backbone, self.seed), len(self.group))
         for part in parts:
             if isinstance(part.config, Anchors):
                 state[f"{part.name}/reps"] = torch.stack([self._anchors(part.config, number) for number in self.group])
@@ -80,17 +80,17 @@ class Newcomers:
 
 def start_of(algorithm: Algorithm, backbone: Backbone, seed: int) -> State:
     """The shared weights of round 0, without a seat axis: the same in every process, and for every client."""
-    state = _same_for_all(algorithm.parts, backbone, seed)
+    state = _same_for_all(algorithm.shared, algorithm.parts, backbone, seed)
     for expert, gate in pairs(algorithm.parts):
         if expert.where == "shared":
             state |= _graft(expert, gate, backbone, (), seed, seed)
     return select(state, {p.name for p in algorithm.shared})
 
 
-def _same_for_all(parts: tuple[Part, ...], backbone: Backbone, seed: int) -> State:
-    """All that starts from the run's seed alone."""
+def _same_for_all(wanted: tuple[Part, ...], parts: tuple[Part, ...], backbone: Backbone, seed: int) -> State:
+    """What of the wanted parts, among all of a method's, starts from the run's seed alone."""
     state = State()
-    for part in parts:
+    for part in wanted:
         if part.kind not in ("expert", "gate", "anchors"):
             state |= fresh_part(part, parts, backbone, seed)
     return state
