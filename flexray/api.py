@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,14 @@ import yaml
 from flexray import folder
 from flexray.config import Experiment, read_yaml
 from flexray.errors import ConfigError, RunError
+from flexray.sim import apart
 from flexray.sim.job import Job
 from flexray.sim.layout import available
 from flexray.sim.plan import Plan, prepare, resolved
 from flexray.sim.round import InlinePool
 from flexray.sim.run import Event, Finished, run
 from flexray.sim.run_folder import RunFolder, Table
+from flexray.sim.settle import Far, Trials
 
 VERSIONED = ("flexray", "ray", "torch", "transformers", "datasets", "pyarrow", "numpy", "safetensors", "tokenizers")
 Watch = Callable[[Plan | Event], None]
@@ -64,7 +67,7 @@ def simulate(
     _check_folder(path, resume)
     say = watch or (lambda _: None)
     with joined(experiment, verbose) as there:
-        job, plan = prepare(experiment, there, path.absolute() / "private")
+        job, plan = prepare(experiment, there, path.absolute() / "private", _trials(experiment, "choices"))
         say(plan)
         _open_folder(path, job, plan)
         try:
@@ -95,10 +98,10 @@ def load_run(path: Path | str) -> Run:
     return Run(Path(path), json.loads(file.read_text()))
 
 
-def make_plan(experiment: Experiment) -> Plan:
-    """The plan without the run."""
+def make_plan(experiment: Experiment, far: Far = "choices") -> Plan:
+    """The plan without the run. far: how far to measure for it; only a `forecast` tells how long the run will take."""
     with joined(experiment, False) as there:
-        return prepare(experiment, there, Path("private"))[1]
+        return prepare(experiment, there, Path("private"), _trials(experiment, far))[1]
 
 
 def new_folder(experiment: Experiment) -> Path:
@@ -125,6 +128,13 @@ def joined(x: Experiment, verbose: bool) -> Iterator[dict[str, float]]:
             yield there
 
 
+def _trials(x: Experiment, far: Far) -> Trials:
+    """Measuring where the actors will be: on the cluster that is joined, or here."""
+    from flexray import cluster
+
+    return Trials(far, cluster.answers if x.resources.backend == "ray" and cluster.is_running() else apart.here)
+
+
 def _events(job: Job, path: Path, resume: bool, there: dict[str, float], verbose: bool) -> Iterator[Event]:
     if job.experiment.resources.backend == "inline":
         yield from run(job, InlinePool, path, resume)
@@ -132,7 +142,9 @@ def _events(job: Job, path: Path, resume: bool, there: dict[str, float], verbose
     from flexray import cluster
     from flexray.sim import actors
 
-    with cluster.start("local", verbose=verbose, num_cpus=int(there["CPU"]), num_gpus=int(there.get("GPU", 0))):
+    # Ray starts a worker for each CPU that it knows of: those that no actor becomes would only take memory.
+    cpus = ceil(job.layout.actors * job.layout.cpu)
+    with cluster.start("local", verbose=verbose, num_cpus=cpus, num_gpus=int(there.get("GPU", 0))):
         yield from actors.simulate(job, path.absolute(), resume)
 
 

@@ -107,7 +107,13 @@ def compare(
 
 
 @app.command()
-def plan(config: Config = None, sets: Sets = None, as_json: Json = False, verbose: Verbose = False) -> None:
+def plan(
+    config: Config = None,
+    sets: Sets = None,
+    no_measure: Annotated[bool, typer.Option("--no-measure", help="Measure nothing: at once, but without the time.")] = False,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
     """Show what a run would be, without running it."""
     with Answering(verbose):
         from flexray.config import load
@@ -118,7 +124,7 @@ def plan(config: Config = None, sets: Sets = None, as_json: Json = False, verbos
             from flexray.report import messages
             from flexray.report import plan as report
 
-            found = api.make_plan(experiment)
+            found = api.make_plan(experiment, "nothing" if no_measure else "forecast")
         report.show(found, console)
         if as_json:
             print(messages.as_json(report.facts(found)))

@@ -10,11 +10,16 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 
 from flexray.errors import ConfigError
+from flexray.sim import apart
+from flexray.sim.measure import Ask
 
 PRELOAD = "torch,flexray.sim.host,transformers.models.auto.modeling_auto"
 PROBE_SECONDS = 3.0
+ROOM_SECONDS = 1800.0
+"""To wait for what tasks measure, and before for room on the cluster."""
 
 
 @contextmanager
@@ -48,6 +53,29 @@ def start(address: str = "local", *, verbose: bool = False, **local: Any) -> Ite
 def is_running() -> bool:
     """Whether this process is part of a Ray already."""
     return ray.is_initialized()
+
+
+def answers(ask: Ask, processes: int) -> list[apart.Found]:
+    """Measured by tasks on the cluster, each with an actor's share of a node; on a GPU by one of them."""
+    layout = ask.job.layout
+    # A process that has measured ends: it would keep the memory.
+    task: Any = ray.remote(num_cpus=layout.cpu, num_gpus=layout.gpu, max_calls=1, max_retries=0)(_answered)
+    tasks = [task.remote(ask) for _ in range(1 if layout.gpu else processes)]
+    _, late = ray.wait(tasks, num_returns=len(tasks), timeout=ROOM_SECONDS)
+    for one in late:
+        ray.cancel(one, force=True)
+    return [["the cluster had no room for it in time"]] if late else [_got(one) for one in tasks]
+
+
+def _answered(ask: Ask) -> apart.Found:
+    return list(apart.answered(ask))
+
+
+def _got(task: Any) -> apart.Found:
+    try:
+        return ray.get(task)
+    except RayError as e:
+        return [f"{type(e).__name__}: {str(e).strip().splitlines()[0]}"]
 
 
 def _resources() -> dict[str, float]:

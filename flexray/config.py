@@ -192,13 +192,11 @@ def _named(value: Any) -> Any:
 
 def combinations(x: Experiment) -> list[str]:
     """Settings that contradict each other, or that would be ignored."""
-    found = []
+    found = [*_below_one(x)]
     if isinstance(x.cohort, float) and not 0 < x.cohort <= 1:
         found.append(f"cohort: expected a share in (0, 1] or a number of clients, got {x.cohort}; leave it out for all")
     if isinstance(x.cohort, int) and not 1 <= x.cohort <= (x.clients or x.cohort):
         found.append(f"cohort: expected 1 to {x.clients} (clients), got {x.cohort}; lower it or raise clients")
-    if isinstance(x.seats, int) and x.seats < 1:
-        found.append(f"seats: expected auto or at least 1, got {x.seats}; use 1 for one client per forward")
     if isinstance(x.seats, int) and x.seats > 1 and x.placement == "one_per_client":
         found.append(f"seats: expected 1 with `placement: one_per_client`, got {x.seats}; set placement to pooled")
     if (x.train.steps is None) == (x.train.epochs is None):
@@ -228,6 +226,14 @@ def combinations(x: Experiment) -> list[str]:
             f"resources.address: expected none with `resources.backend: inline`, got {x.resources.address!r}; drop one"
         )
     return found
+
+
+def _below_one(x: Experiment) -> Iterator[str]:
+    """Numbers where `auto` may stand too."""
+    of = {"seats": (x.seats, "client per forward"), "resources.threads": (x.resources.threads, "thread per actor")}
+    for key, (got, what) in of.items():
+        if isinstance(got, int) and got < 1:
+            yield f"{key}: expected auto or at least 1, got {got}; use 1 for one {what}"
 
 
 def unknown_names(x: Experiment) -> list[str]:

@@ -229,7 +229,7 @@ def test_the_config_round_trips(name, partition):
 def test_ray_gives_the_same_bytes_as_inline_with_any_number_of_actors(ray_here, flex_run, small, tmp_path, settings):
     """2, 3 and 1 actors."""
     events = []
-    api.simulate(small(rounds=3, resources={"backend": "ray", **settings}), tmp_path / "run", watch=events.append)
+    api.simulate(small(rounds=3, seats=1, resources={"backend": "ray", **settings}), tmp_path / "run", watch=events.append)
     assert_same(weights(flex_run.path), weights(tmp_path / "run"))
     assert sum(isinstance(e, RoundDone) for e in events) == 3
 

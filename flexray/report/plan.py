@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from flexray.report.units import count, many, size, span
+from flexray.report.units import count, duration, many, size, span
+from flexray.sim.forecast import Forecast
 from flexray.sim.plan import Plan
 
 
@@ -24,7 +26,8 @@ def show(p: Plan, console: Console) -> None:
 
 def _lines(p: Plan) -> Iterator[tuple[str, str]]:
     x, layout = p.experiment, p.layout
-    work = " × ".join(many(n, what) for n, what in ((x.rounds, "round"), (x.train.steps, "step"), (x.train.batch, "row")))
+    local = many(x.train.steps, "step") if x.train.steps else f"{x.train.epochs:g} epochs"
+    work = f"{many(x.rounds, 'round')} × {local} × {many(x.train.batch, 'row')}"
     yield "method", f"{x.algorithm.name} · {work} · seed {x.seed}"
     yield "model", f"{x.model.path} · {p.family} · {many(p.blocks, 'MoE block')} · {x.model.dtype}"
     yield "parameters", f"{count(p.frozen)} frozen · {count(p.shared)} shared · {count(p.private)} private per client"
@@ -44,12 +47,28 @@ def _lines(p: Plan) -> Iterator[tuple[str, str]]:
     instead = " · ".join(f"{name.replace('_', ' ')} {size(n)}" for name, n in p.costs.instead.items())
     yield "instead", f"one client, one way: {instead}"
     yield "compute", f"{count(p.costs.flops)} FLOPs a token forward, {added_share(p)} by what is trained"
-    yield (
-        "memory",
-        (f"about {size(p.bytes_per_node)}: backbone {size(p.bytes_backbone)} once, {size(p.bytes_per_actor)} per actor"),
-    )
+    yield "memory", _memory(p)
+    if p.disk.bytes:
+        yield "disk", f"about {size(p.disk.bytes)} of private state, {size(p.disk.each)} a client"
+    if p.forecast:
+        yield "time", _time(p.forecast)
     for i, note in enumerate(p.notes):
         yield "" if i else "notes", note
+
+
+def _memory(p: Plan) -> str:
+    m = p.memory
+    node = f"{many(m.actors, 'actor')} × {size(m.actor)}, the rest {size(m.driver + m.rest)}"
+    if not m.on_gpu:
+        return f"about {size(m.node)}: backbone {size(m.backbone)}, {node}"
+    each = f"{m.sharing} actors, each " if m.sharing > 1 else ""
+    gpu = f"{each}backbone {size(m.backbone)}, training {size(m.work)}, the process {size(m.context)}"
+    return f"about {size(m.device)} a GPU: {gpu}; about {size(m.node)} a node: {node}"
+
+
+def _time(f: Forecast) -> str:
+    rounds = f"{many(f.rounds, 'round')} × {duration(f.round)}, {many(f.evaluations, 'evaluation')} × {duration(f.evaluation)}"
+    return f"about {duration(f.whole)}: {rounds}, start {duration(f.start + f.newcomers)}"
 
 
 def added_share(p: Plan) -> str:
@@ -70,6 +89,7 @@ def facts(p: Plan) -> dict[str, Any]:
         "cohort": p.cohort,
         "rounds": x.rounds,
         "steps": x.train.steps,
+        "epochs": x.train.epochs,
         "batch": x.train.batch,
         "placement": layout.placement,
         "actors": layout.actors,
@@ -79,6 +99,13 @@ def facts(p: Plan) -> dict[str, Any]:
         "bytes_per_round": {"up": p.bytes_up * p.cohort, "down": p.bytes_down * p.cohort},
         "bytes_of_one_update": {"up": p.bytes_up, "down": p.bytes_down, **p.costs.instead},
         "flops_per_token": {"frozen": p.costs.flops, "added": p.costs.flops_added},
-        "bytes_of_memory": {"backbone": p.bytes_backbone, "actor": p.bytes_per_actor, "node": p.bytes_per_node},
+        "bytes_of_memory": {
+            "backbone": p.memory.backbone,
+            "actor": p.memory.actor,
+            "node": p.memory.node,
+            "gpu": p.memory.device,
+        },
+        "bytes_on_disk": {"client": p.disk.each, "all": p.disk.bytes},
+        "seconds": {**asdict(p.forecast), "whole": p.forecast.whole} if p.forecast else None,
         "notes": list(p.notes),
     }

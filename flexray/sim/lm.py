@@ -118,7 +118,9 @@ def filled(rows: Sequence[Sequence[Any]], batch: int, filler: Any) -> Iterator[l
 def _logits(backbone: Backbone, batch: Batch, at_M: Tensor) -> Tensor:
     """[M, V] at these flat places alone: the head is never applied to prompts or padding."""
     model: Any = backbone.model
-    hook = model.get_output_embeddings().register_forward_pre_hook(lambda _, args: (args[0].flatten(0, 1).index_select(0, at_M)[None],))
+    hook = model.get_output_embeddings().register_forward_pre_hook(
+        lambda _, args: (args[0].flatten(0, 1).index_select(0, at_M)[None],)
+    )
     more = packing.inputs(batch.ids, *batch.packed) if batch.packed else {"input_ids": batch.ids, "use_cache": False}
     try:
         return model(**more).logits[0]

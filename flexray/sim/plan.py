@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from flexray.config import Experiment
 from flexray.data.clients import Client
-from flexray.data.corpus import Corpus
 from flexray.data.prepare import prepare as prepare_data
 from flexray.errors import expected
 from flexray.models import backbone as backbones
@@ -19,18 +17,24 @@ from flexray.models.seats import shapes_of
 from flexray.models.tokenizer import Tokenizer
 from flexray.parts import Lora
 from flexray.sim import kit as kits
-from flexray.sim import schedule
+from flexray.sim import schedule, sizes
+from flexray.sim.forecast import Forecast, forecast
+from flexray.sim.gauge import free_memory, free_of_gpu
 from flexray.sim.job import Costs, Job, Layout
 from flexray.sim.layout import arrange
+from flexray.sim.sample import Rows
+from flexray.sim.settle import Ground, Trials, settled, weighed
+from flexray.sim.sizes import Disk, Memory
+from flexray.sim.trial import Measured
 from flexray.sim.wire import BYTES
-
-PROCESS_BYTES = 280 << 20
-"""What a client actor takes before it holds anything: Python, torch, Ray (benchmarks/memory.py)."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will be. Parameters are counted per client; bytes are per round and client; memory is expected, not measured."""
+    """What a run will be. Parameters are counted per client; bytes are per round and client; memory and disk are expected.
+
+    forecast: None unless it was asked for and could be measured.
+    """
 
     experiment: Experiment
     layout: Layout
@@ -44,17 +48,26 @@ class Plan:
     bytes_up: int
     bytes_down: int
     costs: Costs
-    bytes_backbone: int
-    bytes_per_actor: int
+    memory: Memory
+    disk: Disk
+    forecast: Forecast | None
     notes: tuple[str, ...]
 
     @property
+    def bytes_backbone(self) -> int:
+        return self.memory.backbone
+
+    @property
+    def bytes_per_actor(self) -> int:
+        """Of a node's memory."""
+        return self.memory.actor
+
+    @property
     def bytes_per_node(self) -> int:
-        """Backbone once, and every actor's own memory (all actors on one node)."""
-        return self.bytes_backbone + self.layout.actors * self.bytes_per_actor
+        return self.memory.node
 
 
-def prepare(x: Experiment, there: Mapping[str, float], private: Path) -> tuple[Job, Plan]:
+def prepare(x: Experiment, there: Mapping[str, float], private: Path, trials: Trials | None = None) -> tuple[Job, Plan]:
     """The job that every process gets, and the plan that a person reads. Raises ConfigError for whatever cannot work.
 
     `there`: the resources (`CPU`, `GPU`, `nodes`); `private`: where private state shall rest unless `storage.private` says.
@@ -63,42 +76,67 @@ def prepare(x: Experiment, there: Mapping[str, float], private: Path) -> tuple[J
         raise expected("storage.private", "a folder that all nodes share", None, "clients may be seated on any node: name one")
     cache = x.storage.cache.expanduser()
     skeleton = backbones.skeleton(x.model, x.plugins)
-    shapes = shapes_of(skeleton, x.algorithm.parts)
     encoder = Tokenizer(checkpoint.locate(x.model), x.model.revision, x.model.trust_remote_code)
     data = prepare_data(x.data, x.clients, x.seed, encoder, cache)
     cohort = len(schedule.cohort(x.seed, 0, len(data.clients), x.cohort))
-    layout = arrange(x, there, cohort)
     job = Job(
         spec=x.spec(),
-        layout=layout,
+        layout=arrange(x, there, cohort),
         backbone=backbones.prepare(x.model, cache, x.plugins),
         corpus=data.corpus,
         private=(x.storage.private or private).expanduser().absolute(),
         clients=data.clients,
-        shapes=shapes,
+        shapes=shapes_of(skeleton, x.algorithm.parts),
         cohort=cohort,
         costs=_costs(x, skeleton),
         kit=kits.prepare(x, encoder, cache),
     )
-    shared, owned = job.numbers("shared"), job.numbers("private")
-    plan = Plan(
+    ground = Ground(job, skeleton, Rows(job), there, trials or Trials())
+    job, found, chosen = settled(ground)
+    found, missing = weighed(ground, job, found)
+    memory, disk = ground.memory(job, found), sizes.disk(job, _private_bytes(job, found))
+    if ground.trials.far != "nothing":
+        _check(job, memory, disk)
+    notes = (*chosen, *missing, *data.notes, *skeleton.family.notes(skeleton.model, _targets(x)))
+    return job, _plan(job, skeleton, memory, disk, forecast(job, found), notes)
+
+
+def resolved(job: Job) -> Experiment:
+    """The experiment with what `auto` chose written into it, so that a resumed run chooses the same."""
+    x, layout = job.experiment, job.layout
+    resources = x.resources.model_copy(update={"threads": layout.threads})
+    return x.model_copy(update={"placement": layout.placement, "seats": layout.seats, "resources": resources})
+
+
+def _private_bytes(job: Job, found: Measured) -> int:
+    return found.place.private if found.turns else BYTES * job.numbers("private")
+
+
+def _check(job: Job, memory: Memory, disk: Disk) -> None:
+    sizes.check_memory(memory, job.layout.seats, free_memory()[0], free_of_gpu() if memory.on_gpu else 0)
+    sizes.check_disk(disk, job.private)
+
+
+def _plan(job: Job, skeleton: Backbone, memory: Memory, disk: Disk, expected: Forecast | None, notes: tuple[str, ...]) -> Plan:
+    x = job.experiment
+    return Plan(
         experiment=x,
-        layout=layout,
-        clients=data.clients,
-        cohort=cohort,
+        layout=job.layout,
+        clients=job.clients,
+        cohort=job.cohort,
         family=x.model.family if x.model.family != "auto" else skeleton.family.name,
         blocks=len(skeleton.blocks),
         frozen=skeleton.parameters,
-        shared=shared,
-        private=owned,
+        shared=job.numbers("shared"),
+        private=job.numbers("private"),
         bytes_up=job.up.bytes(),
         bytes_down=job.down.bytes(),
         costs=job.costs,
-        bytes_backbone=skeleton.bytes,
-        bytes_per_actor=PROCESS_BYTES + layout.seats * (16 * (shared + owned) + _activations(x, skeleton, _longest(job))),
-        notes=(*data.notes, *skeleton.family.notes(skeleton.model, _targets(x))),
+        memory=memory,
+        disk=disk,
+        forecast=expected,
+        notes=notes,
     )
-    return job, plan
 
 
 def _costs(x: Experiment, skeleton: Backbone) -> Costs:
@@ -113,26 +151,5 @@ def _costs(x: Experiment, skeleton: Backbone) -> Costs:
     return Costs(costs.frozen_flops(skeleton).total, costs.added_flops(skeleton, parts), instead)
 
 
-def resolved(job: Job) -> Experiment:
-    """The experiment with what `auto` chose written into it, so that a resumed run chooses the same."""
-    x = job.experiment
-    return x.model_copy(update={"placement": job.layout.placement, "seats": job.layout.seats})
-
-
 def _targets(x: Experiment) -> tuple[str, ...]:
     return tuple(t for p in x.algorithm.parts for t in getattr(p.config, "targets", ()))
-
-
-def _longest(job: Job) -> int:
-    """Tokens of the longest row."""
-    return int(Corpus(job.corpus).lengths.max())
-
-
-def _activations(x: Experiment, skeleton: Backbone, longest: int) -> int:
-    """Rough bytes that one client's training step keeps for its backward, its rows as long as the longest, plus the logits."""
-    c: Any = skeleton.model.config
-    size = skeleton.dtype.itemsize
-    tokens = x.train.batch * longest
-    width, k = c.hidden_size, getattr(c, "num_experts_per_tok", 2)
-    expert = max((b.expert_width for b in skeleton.blocks), default=0)
-    return tokens * (c.num_hidden_layers * (24 * width + (k + 1) * (width + 5 * expert)) * size + 12 * c.vocab_size)

@@ -5,8 +5,10 @@ import pytest
 
 from flexray.config import Experiment
 from flexray.data.clients import Client
+from flexray.sim.forecast import Forecast
 from flexray.sim.job import Costs, Layout
 from flexray.sim.plan import Plan
+from flexray.sim.sizes import Disk, Memory
 
 
 @pytest.fixture
@@ -33,8 +35,9 @@ def plan(client):
             "bytes_up": 98_304,
             "bytes_down": 98_304,
             "costs": Costs(4_000_000, 400_000, {"lora_on_experts": 884_736, "full_model": 10_252_800}),
-            "bytes_backbone": 10_300_000,
-            "bytes_per_actor": 326_000_000,
+            "memory": Memory(10_300_000, 300_000_000, 26_000_000, 260_000_000, 640_000_000, 4),
+            "disk": Disk(2, 0, 788_000),
+            "forecast": Forecast(7.5, 0.5, 12, 2.0, 4, 1.25),
             "notes": ("3 rows without a response dropped, at 1 of 2 clients",),
         }
         return Plan(**(values | changes))

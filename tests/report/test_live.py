@@ -41,7 +41,7 @@ def shown(events: list, terminal: bool) -> str:
 def test_without_a_terminal_there_are_plain_lines_and_no_bars(plan):
     text = shown(events(plan()), terminal=False)
     assert "\x1b" not in text and "━" not in text
-    lines = text.splitlines()[12:]
+    lines = text.partition("\n\n")[2].splitlines()  # behind the plan
     assert lines[:4] == [
         "actors up in 6.9 s",
         "  test loss               base 9.341 · shared 4.566",
@@ -55,7 +55,7 @@ def test_without_a_terminal_there_are_plain_lines_and_no_bars(plan):
 
 
 def test_at_most_three_lines_a_round(plan):
-    lines = shown(events(plan()), terminal=False).splitlines()[13:]
+    lines = shown(events(plan()), terminal=False).partition("\n\n")[2].splitlines()[1:]
     rounds = [i for i, line in enumerate(lines) if line.startswith("round")]
     assert len(rounds) == 12
     assert max(b - a for a, b in zip([-1, *rounds], [*rounds, len(lines) - 1], strict=False)) <= 3

@@ -2,8 +2,10 @@ import json
 
 from rich.console import Console
 
+from flexray.config import Experiment
 from flexray.report import plan as report
 from flexray.sim.job import Layout
+from flexray.sim.sizes import Disk, Memory
 
 
 def printed(plan, width: int = 80) -> list[str]:
@@ -24,7 +26,9 @@ def test_the_plan_as_a_person_reads_it(plan):
         "a round     197 KB up · 197 KB down (98.3 KB and 98.3 KB per client)",
         "instead     one client, one way: lora on experts 885 KB · full model 10.3 MB",
         "compute     4.00 M FLOPs a token forward, +10.0% by what is trained",
-        "memory      about 1.31 GB: backbone 10.3 MB once, 326 MB per actor",
+        "memory      about 2.21 GB: backbone 10.3 MB, 4 actors × 326 MB, the rest 900 MB",
+        "disk        about 4.73 MB of private state, 788 KB a client",
+        "time        about 37.0 s: 12 rounds × 2.0 s, 4 evaluations × 1.2 s, start 8.0 s",
         "notes       3 rows without a response dropped, at 1 of 2 clients",
     ]
 
@@ -46,5 +50,31 @@ def test_the_plan_as_a_script_reads_it(plan):
     assert json.loads(json.dumps(facts)) == facts
     assert facts["parameters"] == {"frozen": 2_563_200, "shared": 24_576, "private_per_client": 197_124}
     assert facts["bytes_per_round"] == {"up": 196_608, "down": 196_608}
-    assert facts["bytes_of_memory"]["node"] == 10_300_000 + 4 * 326_000_000
+    assert facts["bytes_of_memory"] == {"backbone": 10_300_000, "actor": 326_000_000, "node": 2_214_300_000, "gpu": 0}
+    assert facts["bytes_on_disk"] == {"client": 788_000, "all": 2 * 3 * 788_000}
+    assert facts["seconds"]["whole"] == 7.5 + 0.5 + 12 * 2 + 4 * 1.25
+    assert report.facts(plan(forecast=None))["seconds"] is None
     assert facts["clients"][1] == {"client": "b", "train": 1200, "valid": 4, "test": 8}
+
+
+def test_what_was_not_measured_or_is_not_there_has_no_line(plan):
+    lines = printed(plan(forecast=None, disk=Disk(2, 0, 0)))
+    assert not [line for line in lines if line.startswith(("time", "disk"))]
+
+
+def test_epochs_stand_where_steps_would(plan):
+    assert (
+        printed(plan(experiment=Experiment(train={"epochs": 1.5})))[0]
+        == "method      flex · 10 rounds × 1.5 epochs × 8 rows · seed 0"
+    )
+
+
+def test_memory_of_a_gpu_is_told_first(plan):
+    gb = 10**9
+    shared = Memory(28 * gb, gb, 5 * gb, gb, gb, 2, on_gpu=True, sharing=2, context=gb)
+    lines = printed(plan(memory=shared), 200)
+    told = "2 actors, each backbone 28.0 GB, training 5.00 GB, the process 1.00 GB"
+    beside = "about 4.00 GB a node: 2 actors × 1.00 GB, the rest 2.00 GB"
+    assert f"memory      about 68.0 GB a GPU: {told}; {beside}" in lines
+    alone = Memory(28 * gb, gb, 5 * gb, gb, gb, 1, on_gpu=True, context=gb)
+    assert any("about 34.0 GB a GPU: backbone 28.0 GB, training" in line for line in printed(plan(memory=alone), 200))
