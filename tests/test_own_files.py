@@ -131,6 +131,14 @@ def test_whoever_sits_together_makes_no_difference(straight, small, file, tmp_pa
         torch.testing.assert_close(many[n], t, rtol=2e-3, atol=1e-5, msg=n)
 
 
+def test_on_ray_it_is_the_same_run(straight, small, file, ray_here, tmp_path):
+    """Its class is known to no other process by its module: source text crosses, not the class."""
+    run = api.simulate(
+        small(algorithm={"name": str(file)}, seats=2, resources={"backend": "ray"}, **SETTINGS), tmp_path / "run"
+    )
+    assert_same(weights(straight.path), weights(run.path))
+
+
 def test_a_run_goes_on_without_the_file(straight, small, tmp_path):
     """Stopped in round 1 after some of the clients, its file deleted: the same bytes as without the stop."""
     file = tmp_path / "steered.py"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from functools import cached_property
+from itertools import pairwise
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,8 @@ from flexray.models.seats import is_trained
 from flexray.sim.schedule import cohort
 from flexray.sim.wire import Wire
 from flexray.state import part_of
+
+SPLITS = ("train", "valid", "test")
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,13 @@ class Job:
     costs: Costs
     kit: Path | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """The fields alone: what is made of them may be of classes that a user's file defines, and is made again."""
+        return {f.name: getattr(self, f.name) for f in fields(self)} | {"clients": _columns(self.clients)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state | {"clients": _clients(*state["clients"])})
+
     @cached_property
     def experiment(self) -> Experiment:
         return Experiment(**self.spec)
@@ -101,6 +112,26 @@ class Job:
         """How many trained numbers one client has in the parts that are `shared` or `private`."""
         parts = {p.name for p in self.algorithm.parts if p.where == where}
         return sum(prod(shape) for name, shape in self.shapes.items() if part_of(name) in parts and is_trained(name))
+
+
+Columns = tuple[list[tuple[str, int, dict[str, int]]], tuple[tuple[np.ndarray, np.ndarray], ...]]
+
+
+def _columns(clients: Sequence[Client]) -> Columns:
+    """The same in few arrays: thousands of small ones would take far longer to cross."""
+    own = [[getattr(c, split) for c in clients] for split in SPLITS]
+    return [(c.name, c.dropped, c.labels) for c in clients], tuple(
+        (np.concatenate(rows), np.cumsum([0, *map(len, rows)])) for rows in own
+    )
+
+
+def _clients(
+    told: Sequence[tuple[str, int, dict[str, int]]], splits: Sequence[tuple[np.ndarray, np.ndarray]]
+) -> tuple[Client, ...]:
+    """What `_columns` was made of; the rows are views."""
+    own = [[rows[a:b] for a, b in pairwise(ends.tolist())] for rows, ends in splits]
+    dealt = zip(told, *own, strict=True)
+    return tuple(Client(name, train, valid, test, dropped, labels) for (name, dropped, labels), train, valid, test in dealt)
 
 
 def _everybody(clients: tuple[Client, ...]) -> Client:
