@@ -6,13 +6,16 @@ READY := $(VENV)/.ready
 FIND := for p in $(or $(PYTHON),python3.11 python3.12 python3.13 python3 python); do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done
 
-.PHONY: help simulate test test-slow lint benchmarks clean
+PEERS := .peers
+
+.PHONY: help simulate test test-slow lint benchmarks peers clean
 
 help:
 	@echo "make simulate    run the embedded default: federated FLEx on a tiny MoE"
 	@echo "make test        the tests      make test-slow   the slow ones too"
 	@echo "make lint        ruff, pyright  make benchmarks  speed and memory against peers"
-	@echo "make clean       remove .venv and caches; runs/ stays"
+	@echo "make peers       what benchmarks/overhead.py and throughput.py compare with, in environments of their own: .peers/"
+	@echo "make clean       remove .venv, .peers and caches; runs/ stays"
 
 simulate: $(READY)
 	@$(BIN)/flexray simulate
@@ -31,8 +34,16 @@ lint: $(READY)
 benchmarks: $(READY)
 	@for name in startup memory throughput; do $(BIN)/python -m benchmarks.$$name || exit 1; done
 
+peers: $(PEERS)/flower/.ready $(PEERS)/pfl/.ready
+
+$(PEERS)/%/.ready: benchmarks/rivals/%.txt
+	@echo "Setting up $(PEERS)/$* for the benchmarks, once: a few minutes, mostly for PyTorch."
+	@python=$$($(FIND)) && rm -rf $(PEERS)/$* && $$python -m venv $(PEERS)/$* && \
+	$(PEERS)/$*/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find flexray tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
 $(READY): pyproject.toml constraints.txt

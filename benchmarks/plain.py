@@ -36,6 +36,12 @@ class Work:
         """How many tokens the first so many rounds train on."""
         return sum(len(tokens) for round in self.rows[:rounds] for step in round for tokens, _ in step)
 
+    @property
+    def padding(self) -> float:
+        """Positions that a batch as wide as its longest row has, for each token in it."""
+        wide = sum(len(step) * max(len(tokens) for tokens, _ in step) for round in self.rows for step in round)
+        return wide / self.tokens_in(len(self.rows))
+
 
 class Adapted(nn.Module):
     """A frozen linear layer with an adapter."""
@@ -117,12 +123,11 @@ def collate(rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(ids), torch.from_numpy(labels)
 
 
-def train(model: Model, work: Work, rounds: int) -> None:
-    """The client's steps, one after another."""
-    optimizer = torch.optim.AdamW(model.parameters.values(), weight_decay=0.0)
-    for rate, steps in zip(work.rates[:rounds], work.rows, strict=False):
-        optimizer.param_groups[0]["lr"] = rate
-        for rows in steps:
+def train(model: Model, work: Work, rounds: range) -> None:
+    """The client's steps in these rounds, one after another; the optimizer starts afresh in each."""
+    for round in rounds:
+        optimizer = torch.optim.AdamW(model.parameters.values(), lr=work.rates[round], weight_decay=0.0)
+        for rows in work.rows[round]:
             loss = model.loss(rows)
             optimizer.zero_grad()
             loss.backward()

@@ -24,7 +24,7 @@ def federate(model: Model, works: Sequence[Work], rounds: int) -> tuple[State, l
             updates: list[State] = []
             for k, work in enumerate(works):
                 model.load(shared | own[k])
-                _trainer(model, work, round, folder).train()
+                trainer(model, work, round, folder).train()
                 trained = model.dump()
                 updates.append({name: t for name, t in trained.items() if name in shared})
                 own[k] = {name: t for name, t in trained.items() if name not in shared}
@@ -32,7 +32,8 @@ def federate(model: Model, works: Sequence[Work], rounds: int) -> tuple[State, l
     return shared, own
 
 
-def _trainer(model: Model, work: Work, round: int, folder: str) -> Trainer:
+def trainer(model: Model, work: Work, round: int, folder: str) -> Trainer:
+    """A fresh Trainer for one client's steps of one round."""
     steps = work.rows[round]
     options = TrainingArguments(
         output_dir=folder, max_steps=len(steps), per_device_train_batch_size=len(steps[0]), learning_rate=work.rates[round],
@@ -40,9 +41,9 @@ def _trainer(model: Model, work: Work, round: int, folder: str) -> Trainer:
         report_to=[], save_strategy="no", logging_strategy="no", disable_tqdm=True, use_cpu=True, dataloader_pin_memory=False,
     )  # fmt: skip
     rows: Any = [row for step in steps for row in step]
-    trainer = Trainer(model.net, options, train_dataset=rows, data_collator=_batch)
-    trainer.remove_callback(PrinterCallback)
-    return trainer
+    made = Trainer(model.net, options, train_dataset=rows, data_collator=_batch)
+    made.remove_callback(PrinterCallback)
+    return made
 
 
 def _batch(rows: list[Row]) -> dict[str, Any]:
