@@ -63,7 +63,9 @@ class RunFolder:
             _tagged(**{f"weights{i}": s.sent.weights, f"aux{i}": s.sent.aux, f"kept{i}": s.kept}) for i, s in server.numbered()
         ]
         tensors = {name: t for state in parted for name, t in state.items()}
-        metadata = {"round": str(report.round), "clusters": json.dumps(server.clusters), "states": str(len(server.states))}
+        # One key: the order of several is another one in every process, and so would be the file's bytes.
+        told = {"round": report.round, "clusters": server.clusters, "states": len(server.states)}
+        metadata = {"server": json.dumps(told)}
         self._whole("server.safetensors", lambda file: save_file(tensors, file, metadata))
 
     def save_survey(self, told: Mapping[int, State]) -> None:
@@ -89,12 +91,12 @@ class RunFolder:
             return None
         with safe_open(file, "pt") as f:
             tensors = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118 (not a mapping)
-            told = f.metadata()
+            told = json.loads(f.metadata()["server"])
         states = [
             ServerState(Update(_under(tensors, f"weights{i}"), _under(tensors, f"aux{i}")), _under(tensors, f"kept{i}"))
-            for i in range(int(told["states"]))
+            for i in range(told["states"])
         ]
-        return Server(tuple(states), tuple(json.loads(told["clusters"]))), int(told["round"])
+        return Server(tuple(states), tuple(told["clusters"])), told["round"]
 
     def forget_after(self, round: int) -> None:
         """Drop rows of rounds that were never committed, and of evaluations that came after."""
