@@ -1,119 +1,116 @@
-"""The forward of frozen experts, for every layout of transformers' experts interface.
+"""The forward of experts, for every layout of transformers' experts interface.
 
-Tokens are sorted by expert once, each expert multiplies its own run of rows, and the gate is one operation over all of
-them. No gradient is computed for weights, and each sum has a fixed order.
-Shape suffixes: D width, E experts, N flat tokens, k experts per token, S = N·k sorted rows.
+Tokens are sorted by expert once (`rows.py`), a rule chooses kernels (`grouping.py`), and plain experts are one step of autograd
+(`fused.py`), others and small ones a few (`chain.py`). Nothing is computed for what is frozen, and each sum has a fixed order.
+Shape suffixes: D width, E experts, N flat tokens, k experts per token, R rows.
 """
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from flexray.models import chain
+from flexray.models.fused import Work, fused
+from flexray.models.gating import ByAutograd, SiluGate
+from flexray.models.grafted import entry, normed, stored
+from flexray.models.rows import Rows, sorted_rows
 
 NAME = "flexray"
 """The name under which transformers knows this forward."""
-
-Runs = tuple[tuple[int, int, int], ...]
-"""(expert, first row, last row + 1) of each expert that has rows."""
+RECOMPUTE = "flexray_recompute"
+"""The same numbers with less memory: what lies between input and output is computed again in backward."""
 
 
 def register() -> None:
-    """Makes the forward known to transformers' experts interface."""
+    """Makes both forwards known to transformers' experts interface."""
     from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
     ALL_EXPERTS_FUNCTIONS.register(NAME, experts_forward)
+    ALL_EXPERTS_FUNCTIONS.register(RECOMPUTE, recomputing_forward)
 
 
-def experts_forward(self: Any, hidden_ND: Tensor, index_Nk: Tensor, weight_Nk: Tensor) -> Tensor:
+def recomputing_forward(self: Any, hidden_ND: Tensor, index_Nk: Tensor, weight_Nk: Tensor) -> Tensor:
+    """`experts_forward` that keeps its inputs alone for backward."""
+    return experts_forward(self, hidden_ND, index_Nk, weight_Nk, recompute=True)
+
+
+def experts_forward(self: Any, hidden_ND: Tensor, index_Nk: Tensor, weight_Nk: Tensor, recompute: bool = False) -> Tensor:
     """The weighted sum over each token's experts, [N, D]; an index from E on stands for no expert."""
-    N, k = index_Nk.shape
-    expert_S, order_S = index_Nk.flatten().sort(stable=True)
-    inverse_S = torch.empty_like(order_S)
-    inverse_S[order_S] = torch.arange(N * k, device=order_S.device)
-    runs = _runs(expert_S, len(self.down_proj))
-    x_SD = _Spread.apply(hidden_ND, order_S, inverse_S, k)
-    y_SD = _all_experts(self, x_SD, runs)
-    y_NkD = _Reorder.apply(y_SD, inverse_S, order_S).view(N, k, y_SD.shape[1])
-    return (y_NkD * weight_Nk[..., None]).sum(1).to(hidden_ND.dtype)
+    x_ND, rows, weight_Nk = sort(self, hidden_ND, index_Nk, weight_Nk)
+    quicker_in_steps = rows.small and not recompute and weight_Nk.dtype == x_ND.dtype
+    if not quicker_in_steps and is_plain(self):
+        out_ND = _in_one(self, x_ND, rows, weight_Nk, recompute)
+    elif recompute and torch.is_grad_enabled():
+        out_ND = checkpoint(_in_steps, self, x_ND, rows, weight_Nk, use_reentrant=False, preserve_rng_state=False)
+    else:
+        out_ND = _in_steps(self, x_ND, rows, weight_Nk)
+    return out_ND.to(hidden_ND.dtype)
 
 
-def _all_experts(self: Any, x_SD: Tensor, runs: Runs) -> Tensor:
-    """Each expert over its own rows, [S, D]."""
-    name = "gate_up_proj" if self.has_gate else "up_proj"
-    inner = _linear(self, name, x_SD, runs)
-    out_SD = _linear(self, "down_proj", self._apply_gate(inner) if self.has_gate else self.act_fn(inner), runs)
-    return self.post_expert_norm(out_SD) if getattr(self, "has_post_expert_norm", False) else out_SD
+def sort(e: Any, hidden_ND: Tensor, index_Nk: Tensor, weight_Nk: Tensor) -> tuple[Tensor, Rows, Tensor]:
+    """Tokens in the weights' dtype, their rows, and the routing weights of pairs that have an expert."""
+    down = e.down_proj
+    E, I = down.shape[0], down.shape[1 if e.is_transposed else 2]  # noqa: E741
+    x_ND = hidden_ND.to(down.dtype)
+    rows = sorted_rows(index_Nk, E, x_ND, 2 * I if e.has_gate else I, I)
+    return x_ND, rows, weight_Nk if rows.absent_Nk is None else weight_Nk.masked_fill(rows.absent_Nk, 0)
 
 
-def _linear(self: Any, name: str, x: Tensor, runs: Runs) -> Tensor:
-    weight = getattr(self, name)
-    bias = getattr(self, f"{name}_bias") if self.has_bias else None
-    assert not weight.requires_grad, "this forward is for frozen experts: it computes no gradient of their weights"
-    return _Linear.apply(x, weight if self.is_transposed else weight.transpose(1, 2), bias, runs)
+def linear(e: Any, name: str, x_RX: Tensor, rows: Rows) -> Tensor:
+    """One projection of every row by its expert."""
+    y_RY = chain.multiplied(x_RX, getattr(e, f"{name}_proj"), e.is_transposed, rows.groups)
+    return y_RY + getattr(e, f"{name}_proj_bias")[rows.expert_R] if e.has_bias else y_RY
 
 
-def _runs(expert_S: Tensor, E: int) -> Runs:
-    ends = torch.bincount(expert_S, minlength=E)[:E].cumsum(0).tolist()
-    return tuple((e, start, end) for e, (start, end) in enumerate(zip([0, *ends], ends, strict=False)) if end > start)
+def _in_steps(e: Any, x_ND: Tensor, rows: Rows, weight_Nk: Tensor) -> Tensor:
+    h_RI = _activated(e, linear(e, entry(e), chain.gathered(x_ND, rows), rows))
+    return chain.combined(normed(e, linear(e, "down", h_RI, rows)), weight_Nk, rows)
 
 
-class _Linear(torch.autograd.Function):
-    """x @ weight[e] + bias[e] for each run of rows, with a gradient for x alone; rows of no run are zero."""
-
-    @staticmethod
-    def forward(ctx, x, weight, bias, runs):
-        ctx.save_for_backward(weight)
-        ctx.runs = runs
-        out = _empty(x, weight.shape[2], runs)
-        for e, start, end in runs:
-            if bias is None:
-                torch.mm(x[start:end], weight[e], out=out[start:end])
-            else:
-                torch.addmm(bias[e], x[start:end], weight[e], out=out[start:end])
-        return out
-
-    @staticmethod
-    def backward(ctx, grad):  # pyright: ignore[reportIncompatibleMethodOverride]
-        (weight,) = ctx.saved_tensors
-        grad_x = _empty(grad, weight.shape[1], ctx.runs)
-        for e, start, end in ctx.runs:
-            torch.mm(grad[start:end], weight[e].t(), out=grad_x[start:end])
-        return grad_x, None, None, None
+def _in_one(e: Any, x_ND: Tensor, rows: Rows, weight_Nk: Tensor, recompute: bool) -> Tensor:
+    of, first = stored(e), entry(e)
+    gating = SiluGate() if is_silu_gate(e) else ByAutograd(lambda h_RH: _activated(e, h_RH))
+    work = Work(rows, e.is_transposed, gating, recompute)
+    return fused(work, x_ND, weight_Nk, of[first], of["down"], of.get(f"{first}_bias"), of.get("down_bias"))
 
 
-class _Spread(torch.autograd.Function):
-    """Every token's row, once for each of its experts, in sorted order. The gradient sums in the order of the experts."""
-
-    @staticmethod
-    def forward(ctx, x_ND, order_S, inverse_S, k):
-        ctx.save_for_backward(inverse_S)
-        ctx.k = k
-        return x_ND.index_select(0, order_S // k)
-
-    @staticmethod
-    def backward(ctx, grad_SD):  # pyright: ignore[reportIncompatibleMethodOverride]
-        (inverse_S,) = ctx.saved_tensors
-        return grad_SD.index_select(0, inverse_S).unflatten(0, (len(inverse_S) // ctx.k, ctx.k)).sum(1), None, None, None
+def _activated(e: Any, h_RH: Tensor) -> Tensor:
+    return e._apply_gate(h_RH) if e.has_gate else e.act_fn(h_RH)
 
 
-class _Reorder(torch.autograd.Function):
-    """Rows in another order; the gradient goes back by the inverse order, without adding anything up."""
-
-    @staticmethod
-    def forward(ctx, x, order, inverse):
-        ctx.save_for_backward(inverse)
-        return x.index_select(0, order)
-
-    @staticmethod
-    def backward(ctx, grad):  # pyright: ignore[reportIncompatibleMethodOverride]
-        (inverse,) = ctx.saved_tensors
-        return grad.index_select(0, inverse), None, None
+def is_plain(e: Any) -> bool:
+    """Whether there is nothing but two projections and an activation, and no more than the matrices is trained."""
+    return not getattr(e, "has_post_expert_norm", False) and not _trains_more(e, (getattr(e, f"{entry(e)}_proj"), e.down_proj))
 
 
-def _empty(x: Tensor, width: int, runs: Runs) -> Tensor:
-    """Room for one row per row of x; zero from the last run on."""
-    out = x.new_empty(len(x), width)
-    out[runs[-1][2] if runs else 0 :] = 0
-    return out
+def _trains_more(module: nn.Module, than: tuple[Tensor, ...]) -> bool:
+    # Not by module.parameters(), which takes 20 µs.
+    own = any(p is not None and p.requires_grad and not any(p is t for t in than) for p in module._parameters.values())
+    return own or any(_trains_more(child, than) for child in module._modules.values() if child is not None)
+
+
+def is_silu_gate(e: Any) -> bool:
+    if not e.has_gate or not _splits_in_halves(type(e)):
+        return False
+    return e.act_fn is F.silu or type(e.act_fn) in _silus()
+
+
+@cache
+def _silus() -> tuple[type, ...]:
+    from transformers.activations import SiLUActivation
+
+    return nn.SiLU, SiLUActivation
+
+
+@cache
+def _splits_in_halves(kind: type) -> bool:
+    """Whether a class has transformers' own way to apply the gate."""
+    from transformers.integrations import moe
+
+    return getattr(kind, "_apply_gate", None) is getattr(moe, "_default_apply_gate", kind)

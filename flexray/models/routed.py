@@ -1,23 +1,24 @@
 """Adapters on every routed expert, for K seats: in effect where the router picks it, no expert is added.
 
 They take the place of the experts' own forward (`experts.py`), with the same frozen products in the same order, so that none
-is made twice and B = 0 is the frozen output. Tokens are sorted by expert; since rows are ordered by seat, each expert's run
-then is K runs, one per seat. Shape suffixes: K seats, E experts, N flat tokens, k experts per token, S = N·k sorted rows,
-D width, I expert width, R rank, X input and Y output width of a projection; H is what goes into the activation.
+is made twice and B = 0 is the frozen output. Tokens are sorted by expert; since tokens are ordered by seat, each expert's
+pairs then are K cells, one per seat. Shape suffixes: K seats, E experts, C = E·K cells, N flat tokens, k experts per token,
+P sorted pairs of token and expert, S rows of the frozen products (`rows.py` calls them R), D width, R rank, X input and
+Y output width of a projection; H is what goes into the activation.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
-from flexray.models.experts import _linear, _Reorder, _runs, _Spread
+from flexray.models import chain, experts
 from flexray.models.grafted import activated, entry, fused, low_rank_shapes, normed
+from flexray.models.rows import Rows, cells, groupable
 from flexray.models.use import Use
 from flexray.parts import Part, Routed
 from flexray.state import Shapes, State
@@ -25,9 +26,8 @@ from flexray.state import Shapes, State
 if TYPE_CHECKING:
     from flexray.models.backbone import Backbone
     from flexray.models.family import Block
+    from flexray.models.products import Groups
 
-Cells = list[tuple[int, int, int, int]]
-"""(seat, expert, first row, last row + 1) of each pair that has rows."""
 Instead = Callable[[Tensor, Tensor, Tensor], Tensor | None]
 """A forward (tokens, indices, weights) of experts in place of their own; None leaves it to them."""
 
@@ -91,24 +91,50 @@ def adapted_experts(site: RoutedBlock, use: Use, x_ND: Tensor, index_Nk: Tensor,
     inside = [_Inside(name, *site.parts[name], use) for name in site.parts if name in use.parts]
     if not inside:
         return None
-    N, k = index_Nk.shape
-    expert_S, order_S = index_Nk.flatten().sort(stable=True)
-    inverse_S = torch.empty_like(order_S)
-    inverse_S[order_S] = torch.arange(N * k, device=order_S.device)
-    rows = _Rows(order_S, k, _cells(expert_S, order_S // (N * k // use.seats), use.seats, site.block.n_experts))
-    x_SD = _Spread.apply(x_ND, order_S, inverse_S, k)
-    y_SD = _through(site.block.experts, x_SD, _runs(expert_S, site.block.n_experts), rows, inside)
-    y_NkD = _Reorder.apply(y_SD, inverse_S, order_S).view(N, k, y_SD.shape[1])
-    return (y_NkD * weight_Nk[..., None]).sum(1).to(x_ND.dtype)
+    e = site.block.experts
+    sorted_ND, rows, weight_Nk = experts.sort(e, x_ND, index_Nk, weight_Nk)
+    y_SD = _through(e, chain.gathered(sorted_ND, rows), _Cells(rows, use.seats), inside)
+    return chain.combined(y_SD, weight_Nk, rows).to(x_ND.dtype)
 
 
 @dataclass(frozen=True, eq=False)
-class _Rows:
-    """How the sorted rows came from the tokens, and whose they are."""
+class _Cells:
+    """The sorted pairs, and whose they are."""
 
-    order_S: Tensor
-    k: int
-    cells: Cells
+    rows: Rows
+    seats: int
+
+    @property
+    def choices(self) -> int:
+        return self.rows.index_Nk.shape[1]
+
+    @cached_property
+    def _spread(self) -> bool:
+        """Whether the frozen products want their rows elsewhere than one after another."""
+        return len(self.rows.pair_R) > len(self.rows.order_P)
+
+    def pairs(self, x_SX: Tensor) -> Tensor:
+        """Out of rows, [P, X]."""
+        return x_SX.index_select(0, self.rows.place_P) if self._spread else x_SX
+
+    def back(self, x_PX: Tensor) -> Tensor:
+        """Into rows, [S, X]."""
+        if not self._spread:
+            return x_PX
+        return x_PX.new_zeros(len(self.rows.pair_R), x_PX.shape[1]).index_copy(0, self.rows.place_P, x_PX)
+
+    def multiplied(self, x_PX: Tensor, weight_KEYX: Tensor) -> Tensor:
+        """Each pair's row times its seat's matrix for its expert, [P, Y]."""
+        groups = self._grouped if groupable(x_PX, *weight_KEYX.shape[2:]) else self._looped
+        return chain.multiplied(x_PX, weight_KEYX.transpose(0, 1).flatten(0, 1), False, groups)
+
+    @cached_property
+    def _grouped(self) -> tuple[Groups, ...]:
+        return cells(self.rows, self.seats, grouped=True)
+
+    @cached_property
+    def _looped(self) -> tuple[Groups, ...]:
+        return cells(self.rows, self.seats, grouped=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,68 +146,36 @@ class _Inside:
     tensors: State
     use: Use
 
-    def low(self, rows: _Rows, name: str, x_SX: Tensor) -> Tensor:
-        """scale·B·A·x of one projection, [S, Y]."""
-        a_KERX, b_KEYR = (self.tensors[f"{name}_{side}"].to(x_SX.dtype) for side in "ab")
-        low_SR = _Own.apply(x_SX, a_KERX, rows.cells)
-        return self.options.alpha / self.options.rank * _Own.apply(low_SR, b_KEYR, rows.cells)
+    def low(self, at: _Cells, name: str, x_PX: Tensor) -> Tensor:
+        """scale·B·A·x of one projection, [P, Y]."""
+        a_KERX, b_KEYR = (self.tensors[f"{name}_{side}"].to(x_PX.dtype) for side in "ab")
+        return self.options.alpha / self.options.rank * at.multiplied(at.multiplied(x_PX, a_KERX), b_KEYR)
 
-    def dropped(self, rows: _Rows, x_SX: Tensor, every: bool) -> Tensor:
+    def dropped(self, at: _Cells, x_PX: Tensor, every: bool) -> Tensor:
         """The adapters' input after dropout; what is masked is a token, or with `every` each of its k rows by itself.
 
         A seat's masks come from its own generator alone, token by token, whatever the order here.
         """
-        p, use, each = self.options.dropout, self.use, rows.k if every else 1
+        p, use, each = self.options.dropout, self.use, at.choices if every else 1
         if p == 0 or use.dropout is None or self.name not in use.train:
-            return x_SX
-        tokens = len(x_SX) // rows.k // use.seats
+            return x_PX
+        tokens = len(at.rows.index_Nk) // use.seats
         width = max(use.widths) if use.widths else tokens
-        ones = x_SX.new_ones(use.seats * (tokens // width), width, each * x_SX.shape[1])
-        mask = use.dropped(frozenset({self.name}), p, ones).view(-1, x_SX.shape[1])
-        return x_SX * mask[rows.order_S if every else rows.order_S // rows.k]
+        ones = x_PX.new_ones(use.seats * (tokens // width), width, each * x_PX.shape[1])
+        mask = use.dropped(frozenset({self.name}), p, ones).view(-1, x_PX.shape[1])
+        return x_PX * mask[at.rows.order_P if every else at.rows.order_P // at.choices]
 
 
-def _through(e: Any, x_SD: Tensor, runs: Any, rows: _Rows, inside: list[_Inside]) -> Tensor:
+def _through(e: Any, x_SD: Tensor, at: _Cells, inside: list[_Inside]) -> Tensor:
     """Each expert, with each seat's adapters, over its own rows, [S, D]."""
-    h_SH = _linear(e, f"{entry(e)}_proj", x_SD, runs)
+    h_SH, x_PD = experts.linear(e, entry(e), x_SD, at.rows), at.pairs(x_SD)
     for part in inside:
-        h_SH = h_SH + fused(e, partial(part.low, rows), part.dropped(rows, x_SD, every=False))
+        h_SH = h_SH + at.back(fused(e, partial(part.low, at), part.dropped(at, x_PD, every=False)))
     h_SI = activated(e, h_SH)
-    y_SD = _linear(e, "down_proj", h_SI, runs)
+    y_SD, h_PI = experts.linear(e, "down", h_SI, at.rows), at.pairs(h_SI)
     for part in inside:
-        y_SD = y_SD + part.low(rows, "down", part.dropped(rows, h_SI, every=True))
+        y_SD = y_SD + at.back(part.low(at, "down", part.dropped(at, h_PI, every=True)))
     return normed(e, y_SD)
-
-
-def _cells(expert_S: Tensor, seat_S: Tensor, K: int, E: int) -> Cells:
-    ends = torch.bincount(expert_S * K + seat_S, minlength=E * K)[: E * K].cumsum(0).tolist()
-    pairs = enumerate(zip([0, *ends], ends, strict=False))
-    return [(cell % K, cell // K, start, end) for cell, (start, end) in pairs if end > start]
-
-
-class _Own(torch.autograd.Function):
-    """x @ weight[seat, expert]ᵀ for each cell of rows, with gradients for both; rows of no cell are zero."""
-
-    @staticmethod
-    def forward(ctx, x_SX, weight_KEYX, cells):
-        ctx.save_for_backward(x_SX, weight_KEYX)
-        ctx.cells = cells
-        out_SY = x_SX.new_zeros(len(x_SX), weight_KEYX.shape[2])
-        for seat, expert, start, end in cells:
-            torch.mm(x_SX[start:end], weight_KEYX[seat, expert].t(), out=out_SY[start:end])
-        return out_SY
-
-    @staticmethod
-    def backward(ctx, grad_SY):  # pyright: ignore[reportIncompatibleMethodOverride]
-        x_SX, weight_KEYX = ctx.saved_tensors
-        grad_x, grad_weight = torch.zeros_like(x_SX), None
-        for seat, expert, start, end in ctx.cells:
-            torch.mm(grad_SY[start:end], weight_KEYX[seat, expert], out=grad_x[start:end])
-        if ctx.needs_input_grad[1]:
-            grad_weight = torch.zeros_like(weight_KEYX)
-            for seat, expert, start, end in ctx.cells:
-                torch.mm(grad_SY[start:end].t(), x_SX[start:end], out=grad_weight[seat, expert])
-        return grad_x, grad_weight, None
 
 
 def _below(tensors: State, prefix: str) -> State:

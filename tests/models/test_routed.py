@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
+from flexray.models import experts, rows
 from flexray.models.grafted import low_rank_shapes
 from flexray.models.routed import RoutedBlock, adapted_experts, routed_shapes
 from flexray.models.seats import Seats, fresh_part
@@ -86,6 +87,32 @@ def test_every_family_equals_the_slow_double_loop(family):
     given = routing(8, block.n_experts, 2, block.width)
     with seats.using():
         assert_close(block.experts(*given), plain(block.experts, own, *given, seats=2), rtol=1e-6, atol=1e-6)
+    seats.detach()
+
+
+def test_the_way_of_gpus_which_asks_the_device_for_no_number(monkeypatch):
+    model, four = backbone("qwen2_moe", torch.float32), (Part("routed", "routed", "shared", Routed(rank=4)),)
+    block, seats = model.blocks[-1], seated(model, four, 2)
+    x_ND, index_Nk, weight_Nk = routing(24, block.n_experts, 2, block.width)
+    given = x_ND.float().requires_grad_(), index_Nk, weight_Nk.float().requires_grad_()
+
+    def run():
+        seats.zero_grad()
+        for t in given[::2]:
+            t.grad = None
+        with seats.using(train=["routed"]):
+            y_ND = block.experts(*given)
+            y_ND.sin().sum().backward()
+        return [y_ND.detach(), given[0].grad, given[2].grad, *grads(seats).values()]
+
+    plainly = run()
+    monkeypatch.setattr(experts, "sorted_rows", lambda index_Nk, count, *_: rows._on_device(index_Nk, count))
+    with monkeypatch.context() as forbidden:
+        forbidden.setattr(Tensor, "tolist", None)
+        forbidden.setattr(Tensor, "item", None)
+        on_device = run()
+    for one, two in zip(on_device, plainly, strict=True):
+        assert_close(one, two, rtol=1e-4, atol=1e-5)
     seats.detach()
 
 
