@@ -87,8 +87,8 @@ def outer(x_RX: Tensor, y_RY: Tensor, groups: Groups, total_GXY: Tensor | None, 
     """`total` with the sum of xᵀy over each group's rows put in or added; memory as it comes, if there is no total yet."""
     if groups.kernel == "grouped" and total_GXY is None and groups.last - groups.first == len(like):
         return _outer_grouped(x_RX, y_RY, groups)
-    total_GXY = torch.empty_like(like) if total_GXY is None else total_GXY
-    own_GXY = groups.own(total_GXY)
+    sum_GXY: Tensor = torch.empty_like(like) if total_GXY is None else total_GXY
+    own_GXY = groups.own(sum_GXY)
     if groups.kernel == "grouped":
         own_GXY.copy_(_outer_grouped(x_RX, y_RY, groups))
     elif groups.kernel == "even":
@@ -96,8 +96,8 @@ def outer(x_RX: Tensor, y_RY: Tensor, groups: Groups, total_GXY: Tensor | None, 
         torch.bmm(x_RX.view(G, -1, x_RX.shape[1]).mT, y_RY.view(G, -1, y_RY.shape[1]), out=own_GXY)
     else:
         for g, later, x, y in groups.loop(x_RX, y_RY):
-            _put_outer(x.t(), y, total_GXY[g], later)
-    return total_GXY
+            _put_outer(x.t(), y, sum_GXY[g], later)
+    return sum_GXY
 
 
 def _put_outer(x_XR: Tensor, y_RY: Tensor, out_XY: Tensor, later: bool) -> None:
