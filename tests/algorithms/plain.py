@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import ArrayLike
-from toy import ToyTrainer, play
 
 from flexray.algorithm import Algorithm
 from flexray.config import Experiment
 from flexray.errors import ConfigError
 from flexray.state import ClientState, ServerState, State, Update, part_of, widen
+from tests.algorithms.toy import ToyTrainer, play
 
 Vector = np.ndarray
 COHORTS = ((0, 1, 2, 3), (0, 2), (1, 3), (3,), (0, 1, 2), (1, 2, 3))

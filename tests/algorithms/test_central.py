@@ -1,10 +1,10 @@
 """Central by hand, and against a plain loop: one trainee whose loss is that of all rows."""
 
 import numpy as np
-from plain import Federation, assert_close, assert_documented, at_random
 
 from flexray.algorithm import Payload
 from flexray.algorithms.central import Central
+from tests.algorithms.plain import Federation, assert_close, assert_documented, at_random
 
 
 def pooled(f: Federation) -> Federation:

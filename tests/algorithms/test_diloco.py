@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from plain import COHORTS, EVERYBODY, assert_close, assert_documented, at_random, by_hand, refusal, vector_of
 
 from flexray.algorithms.diloco import DiLoCo
+from tests.algorithms.plain import COHORTS, EVERYBODY, assert_close, assert_documented, at_random, by_hand, refusal, vector_of
 
 
 def test_two_rounds_by_hand():

@@ -1,11 +1,11 @@
 """FedAvg by hand, and against a plain loop."""
 
 import pytest
-from plain import COHORTS, EVERYBODY, assert_close, assert_documented, at_random, by_hand, refusal
 
 from flexray.algorithm import ClientState
 from flexray.algorithms.fedavg import TUNING, FedAvg
 from flexray.server import Aggregate
+from tests.algorithms.plain import COHORTS, EVERYBODY, assert_close, assert_documented, at_random, by_hand, refusal
 
 
 def test_two_rounds_by_hand():

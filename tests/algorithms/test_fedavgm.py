@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from plain import COHORTS, EVERYBODY, assert_close, assert_documented, at_random, by_hand, refusal, vector_of
 
 from flexray.algorithms.fedavgm import FedAvgM
+from tests.algorithms.plain import COHORTS, EVERYBODY, assert_close, assert_documented, at_random, by_hand, refusal, vector_of
 
 
 def test_three_rounds_by_hand():

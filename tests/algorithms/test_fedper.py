@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from plain import COHORTS, EVERYBODY, assert_close, assert_documented, at_random, by_hand, vector_of
 
 from flexray.algorithms.fedper import FedPer
+from tests.algorithms.plain import COHORTS, EVERYBODY, assert_close, assert_documented, at_random, by_hand, vector_of
 
 PARTS = ("lora", "expert", "gate")
 

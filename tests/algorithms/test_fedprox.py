@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from plain import COHORTS, EVERYBODY, assert_close, assert_documented, at_random, by_hand, refusal
 
 from flexray.algorithms.fedprox import FedProx
+from tests.algorithms.plain import COHORTS, EVERYBODY, assert_close, assert_documented, at_random, by_hand, refusal
 
 
 def test_two_rounds_by_hand():

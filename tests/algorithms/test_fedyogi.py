@@ -4,10 +4,10 @@ from math import sqrt
 
 import numpy as np
 import pytest
-from plain import COHORTS, EVERYBODY, assert_close, assert_documented, at_random, by_hand, refusal, vector_of
 
 from flexray.algorithms.fedyogi import FedYogi
 from flexray.state import below
+from tests.algorithms.plain import COHORTS, EVERYBODY, assert_close, assert_documented, at_random, by_hand, refusal, vector_of
 
 
 def test_three_rounds_by_hand():

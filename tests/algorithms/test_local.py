@@ -1,10 +1,10 @@
 """Local by hand, and against a plain loop: nothing travels."""
 
 import pytest
-from plain import COHORTS, EVERYBODY, assert_close, assert_documented, at_random, by_hand, vector_of
 
 from flexray.algorithm import Payload
 from flexray.algorithms.local import Local
+from tests.algorithms.plain import COHORTS, EVERYBODY, assert_close, assert_documented, at_random, by_hand, vector_of
 
 PARTS = ("lora", "expert", "gate")
 

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from plain import COHORTS, EVERYBODY, assert_close, assert_documented, at_random, by_hand, refusal, vector_of
 
 from flexray.algorithms.pfedme import PFedMe
 from flexray.config import Experiment
+from tests.algorithms.plain import COHORTS, EVERYBODY, assert_close, assert_documented, at_random, by_hand, refusal, vector_of
 
 PARTS = ("lora", "own")
 

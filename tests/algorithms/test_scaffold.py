@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-from plain import COHORTS, EVERYBODY, assert_close, assert_documented, at_random, by_hand, refusal, vector_of
 
 from flexray.algorithm import Payload
 from flexray.algorithms.fedavg import FedAvg
 from flexray.algorithms.scaffold import Scaffold
 from flexray.config import Experiment
 from flexray.state import below
+from tests.algorithms.plain import COHORTS, EVERYBODY, assert_close, assert_documented, at_random, by_hand, refusal, vector_of
 
 
 def variates(f) -> list[float]:
