@@ -43,9 +43,9 @@ from flexray.errors import ConfigError, RunError
 from flexray.models import backbone as backbones
 from flexray.models.tokenizer import Tokenizer
 from flexray.sim.job import Job
-from flexray.sim.layout import available
-from flexray.sim.newcomers import start_of
-from flexray.sim.plan import Plan, prepare
+from flexray.sim.local.newcomers import start_of
+from flexray.sim.planning.layout import available
+from flexray.sim.planning.plan import Plan, prepare
 from flexray.sim.round import InlinePool
 from flexray.sim.run import RoundDone, run
 from flexray.state import State

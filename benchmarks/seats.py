@@ -26,11 +26,11 @@ from benchmarks import panels, pictures
 from benchmarks.common import interleaved, machine, middle, table
 from benchmarks.panels import MORE, enough
 from flexray.config import Experiment
-from flexray.sim.plan import prepare
+from flexray.sim.planning.plan import prepare
+from flexray.sim.private.store import PrivateStore
 from flexray.sim.round import InlinePool, RoundReport
 from flexray.sim.run import RoundDone, run
 from flexray.sim.run_folder import RunFolder
-from flexray.sim.store import PrivateStore
 from flexray.state import State
 
 TOLERANCE = 1e-4

@@ -42,12 +42,15 @@ from flexray.config import Experiment
 from flexray.data.clients import order
 from flexray.data.corpus import Corpus
 from flexray.models import backbone, tiny
+from flexray.models.seats import Seats
+from flexray.sim.host import ClientHost
 from flexray.sim.job import Job
-from flexray.sim.newcomers import start_of
-from flexray.sim.plan import prepare
+from flexray.sim.local.newcomers import start_of
+from flexray.sim.local.trainer import SeatTrainer, rate
+from flexray.sim.planning.plan import prepare
+from flexray.sim.private.store import PrivateStore
 from flexray.sim.run_folder import RunFolder
-from flexray.sim.store import NEWCOMER, PrivateStore
-from flexray.sim.trainer import rate
+from flexray.state import seat
 
 CLIENTS = 16
 ACTORS = 4
@@ -81,14 +84,24 @@ def first_round(x: Experiment, folder: Path) -> tuple[Job, list[State], State, l
     saved = RunFolder(folder).load_server()
     assert saved is not None
     shared = start_of(x.algorithm, backbone.skeleton(x.model), x.seed)
-    starts, ends = ([_own(store, k, before) for k in range(CLIENTS)] for before in (NEWCOMER + 1, 1))
-    return job, [shared | own for own in starts], saved[0].states[0].sent.weights, ends
+    ends = [store.read(k, 0).weights for k in range(CLIENTS)]
+    return job, [shared | own for own in _starts(job)], saved[0].states[0].sent.weights, ends
 
 
-def _own(store: PrivateStore, client: int, before: int) -> State:
-    state = store.load(client, before)
-    assert state is not None
-    return state.weights
+def _starts(job: Job) -> list[State]:
+    """What each client owns before its first local step."""
+    host = ClientHost(job)
+    sent, seats = host.open(), Seats(host.backbone, job.algorithm.parts, 1)
+
+    def start(client: int) -> State:
+        trainer = SeatTrainer(job, host.backbone, seats, host.corpus, (client,), 0)
+        return seat(job.algorithm.start(trainer, host.sent.widened(sent, (client,))).weights, 0)
+
+    try:
+        return [start(client) for client in range(CLIENTS)]
+    finally:
+        seats.detach()
+        host.close()
 
 
 def works_of(x: Experiment, job: Job, starts: Sequence[State]) -> list[Work]:

@@ -18,14 +18,14 @@ import yaml
 from flexray import folder
 from flexray.config import Experiment, read_yaml
 from flexray.errors import ConfigError, RunError
-from flexray.sim import apart
 from flexray.sim.job import Job
-from flexray.sim.layout import available
-from flexray.sim.plan import Plan, prepare, resolved
+from flexray.sim.planning import apart
+from flexray.sim.planning.layout import available
+from flexray.sim.planning.plan import Plan, prepare, resolved
+from flexray.sim.planning.settle import Far, Trials
 from flexray.sim.round import InlinePool
 from flexray.sim.run import Event, Finished, run
 from flexray.sim.run_folder import RunFolder, Table
-from flexray.sim.settle import Far, Trials
 
 VERSIONED = ("flexray", "ray", "torch", "transformers", "datasets", "pyarrow", "numpy", "safetensors", "tokenizers")
 Watch = Callable[[Plan | Event], None]
@@ -117,22 +117,33 @@ def new_folder(experiment: Experiment) -> Path:
 def joined(x: Experiment, verbose: bool) -> Iterator[dict[str, float]]:
     """What there is to run on: a running cluster's resources, or this machine's. A local Ray is not started yet, so that
     wrong input is told at once."""
-    from flexray import cluster
+    if _on_ray(x, x.resources.address != "local"):
+        from flexray import cluster
 
-    if x.resources.backend == "inline" or (x.resources.address == "local" and not cluster.is_running()):
+        with cluster.start(x.resources.address, verbose=verbose) as there:
+            yield there
+    else:
         import torch
 
         yield available(torch.cuda.device_count())
-    else:
-        with cluster.start(x.resources.address, verbose=verbose) as there:
-            yield there
 
 
 def _trials(x: Experiment, far: Far) -> Trials:
     """Measuring where the actors will be: on the cluster that is joined, or here."""
+    if _on_ray(x):
+        from flexray import cluster
+
+        return Trials(far, cluster.answers)
+    return Trials(far, apart.here)
+
+
+def _on_ray(x: Experiment, joining: bool = False) -> bool:
+    """Whether a cluster is there already, or is to be joined. Without Ray's backend Ray need not even be installed."""
+    if x.resources.backend == "inline":
+        return False
     from flexray import cluster
 
-    return Trials(far, cluster.answers if x.resources.backend == "ray" and cluster.is_running() else apart.here)
+    return joining or cluster.is_running()
 
 
 def _events(job: Job, path: Path, resume: bool, there: dict[str, float], verbose: bool) -> Iterator[Event]:

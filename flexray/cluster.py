@@ -13,8 +13,8 @@ import ray
 from ray.exceptions import RayError
 
 from flexray.errors import ConfigError
-from flexray.sim import apart
-from flexray.sim.measure import Ask
+from flexray.sim.planning import apart
+from flexray.sim.planning.measure import Ask
 
 PRELOAD = "torch,flexray.sim.host,transformers.models.auto.modeling_auto"
 PROBE_SECONDS = 3.0

@@ -26,7 +26,7 @@ from flexray.config import Experiment
 from flexray.errors import ConfigError, RunError, expected
 from flexray.report import papers
 from flexray.report.messages import keep_traceback
-from flexray.sim.plan import Plan
+from flexray.sim.planning.plan import Plan
 from flexray.sim.run import RoundDone
 from flexray.sim.run_folder import RunFolder
 

@@ -213,8 +213,6 @@ def combinations(x: Experiment) -> list[str]:
         found.append(
             f"train.private_lr: expected none with {x.algorithm.name}, which has no private part, got {x.train.private_lr}; drop it"
         )
-    if isinstance(x.evaluation.clients, int) and x.evaluation.clients < 1:
-        found.append(f"evaluation.clients: expected all, cohort or at least 1, got {x.evaluation.clients}; use all")
     if not x.evaluation.metrics or len(set(x.evaluation.metrics)) < len(x.evaluation.metrics):
         found.append(
             f"evaluation.metrics: expected at least one, each once, got {list(x.evaluation.metrics)}; use [loss, exact_match]"
@@ -229,11 +227,16 @@ def combinations(x: Experiment) -> list[str]:
 
 
 def _below_one(x: Experiment) -> Iterator[str]:
-    """Numbers where `auto` may stand too."""
-    of = {"seats": (x.seats, "client per forward"), "resources.threads": (x.resources.threads, "thread per actor")}
-    for key, (got, what) in of.items():
+    """Numbers where a word may stand too."""
+    of = {
+        "seats": (x.seats, "auto", "1 for one client per forward"),
+        "resources.threads": (x.resources.threads, "auto", "1 for one thread per actor"),
+        "evaluation.clients": (x.evaluation.clients, "all, cohort", "all"),
+        "evaluation.last": (x.evaluation.last, "all, cohort", "all"),
+    }
+    for key, (got, words, mend) in of.items():
         if isinstance(got, int) and got < 1:
-            yield f"{key}: expected auto or at least 1, got {got}; use 1 for one {what}"
+            yield f"{key}: expected {words} or at least 1, got {got}; use {mend}"
 
 
 def unknown_names(x: Experiment) -> list[str]:

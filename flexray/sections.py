@@ -58,7 +58,8 @@ class Train(Section):
 
 
 class Evaluation(Section):
-    """When, whom and by what to score: every n rounds (null: not before the end) the clients named, and all of them at the end.
+    """When, whom and by what to score: every n rounds (null: not before the end) some `clients`, and at the end `last`: all, the
+    cohort, or so many. Nobody owns more for having been scored.
 
     split: `test`, or `valid` to choose settings by. when: a client is scored after aggregation and before its local steps
     of the next round, or after these (then its personalised model has trained on from what the server sent). batch: rows
@@ -70,6 +71,7 @@ class Evaluation(Section):
 
     every: int | None = Field(default=5, gt=0)
     clients: Literal["all", "cohort"] | int = "all"
+    last: Literal["all", "cohort"] | int = "all"
     metrics: tuple[str, ...] = ("loss", "exact_match")
     split: Literal["test", "valid"] = "test"
     when: Literal["before_steps", "after_steps"] = "before_steps"

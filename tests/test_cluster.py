@@ -7,9 +7,9 @@ import pytest
 from flexray import api, cluster
 from flexray.config import Experiment
 from flexray.errors import ConfigError
-from flexray.sim.measure import Ask, Place, Turn
-from flexray.sim.plan import prepare
-from flexray.sim.settle import Trials
+from flexray.sim.planning.measure import Ask, Place, Turn
+from flexray.sim.planning.plan import prepare
+from flexray.sim.planning.settle import Trials
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "nowhere", "127.0.0.1:port"])

@@ -36,7 +36,7 @@ WRONG = {
     "algorithm.mu=3": f"algorithm.mu: {UNKNOWN}; it belongs to fedprox: set algorithm.name, or drop it",
     "data.partition.alpha=1": f"data.partition.alpha: {UNKNOWN}; it belongs to dirichlet or dirichlet_sizes: "
     "set data.partition.name, or drop it",
-    "evaluation.zzz=1": f"evaluation.zzz: {UNKNOWN}; choose one of: every, clients, metrics, split, when, batch, "
+    "evaluation.zzz=1": f"evaluation.zzz: {UNKNOWN}; choose one of: every, clients, last, metrics, split, when, batch, "
     "max_new_tokens, generate_rows, probe, probe_rows, inside_rows",
     # types
     "rounds=true": f"rounds: {COUNT}, got true; the default is 10",

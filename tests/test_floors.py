@@ -47,7 +47,7 @@ ROOMS = {
 FOLDERS = ("algorithms", "metrics", "data/partitions", "models/families")
 """Folders that are registries: their files do not know each other."""
 
-LONG_FUNCTIONS = {"sim/plan.py:prepare": "builds two values with many fields, nothing else"}
+LONG_FUNCTIONS = {"sim/planning/plan.py:prepare": "builds two values with many fields, nothing else"}
 HEAVY = ("torch", "ray", "transformers", "pyarrow", "datasets", "numpy", "pydantic")
 
 

@@ -13,9 +13,10 @@ from flexray import api, folder
 from flexray.config import Experiment
 from flexray.models import backbone as backbones
 from flexray.sim.fold import Fold
-from flexray.sim.plan import prepare
+from flexray.sim.planning.plan import prepare
 from flexray.sim.round import InlinePool
 from flexray.sim.run import RoundDone, run
+from flexray.sim.vectors import Vectors
 
 ALGORITHMS = sorted(folder.listing("algorithms"))
 CPU4 = {"CPU": 4.0}
@@ -114,15 +115,10 @@ def test_no_private_tensor_is_in_anything_that_a_pool_returns(small, tmp_path):
     returned = []
 
     class Spy(InlinePool):
-        def train(self, task):
-            for result in super().train(task):
-                returned.append(pickle.dumps(result))
-                yield result
-
-        def evaluate(self, exam):
-            for scores in super().evaluate(exam):
-                returned.append(pickle.dumps(scores))
-                yield scores
+        def play(self, work):
+            for done in super().play(work):
+                returned.append(pickle.dumps(done))
+                yield done
 
     job, _ = prepare(small(rounds=1, cohort=1), CPU4, tmp_path / "private")  # a sum of one: its own bytes
     (tmp_path / "run").mkdir()
@@ -161,6 +157,15 @@ def test_the_same_seed_gives_the_same_bytes(flex_run, small, tmp_path):
     assert_same(weights(flex_run.path), weights(tmp_path / "again"))
 
 
+@pytest.mark.parametrize("name", ["flex", "pfedme"])
+def test_scoring_leaves_no_trace(small, tmp_path, name):
+    """Not even of clients that train later for the first time, and start with what the server then sends (pFedMe)."""
+    for every in (1, None):
+        x = small(algorithm=method(name), rounds=3, cohort=1, evaluation={"every": every})
+        api.simulate(x, tmp_path / f"{every}")
+    assert_same(weights(tmp_path / "1"), weights(tmp_path / "None"))
+
+
 def test_another_seed_gives_other_bytes(flex_run, small, tmp_path):
     api.simulate(small(rounds=1, seed=1), tmp_path / "other")
     assert not torch.equal(next(iter(weights(tmp_path / "other").values())), next(iter(weights(flex_run.path).values())))
@@ -173,11 +178,11 @@ def test_resumed_is_uninterrupted(small, tmp_path, name):
     straight, out = api.simulate(x, tmp_path / "straight"), tmp_path / "run"
 
     class Dies(InlinePool):
-        def train(self, task):
-            for i, result in enumerate(super().train(task)):
-                if task.round == 1 and i == 1:
+        def play(self, work):
+            for i, done in enumerate(super().play(work)):
+                if work.round == 1 and i == 1:
                     raise KeyboardInterrupt
-                yield result
+                yield done
 
     job, plan = prepare(x, CPU4, out.absolute() / "private")
     api._open_folder(out, job, plan)
@@ -206,15 +211,14 @@ def test_frozen_weights_are_bit_identical_after_training(small, tmp_path):
     assert all(not p.requires_grad and p.grad is None for p in pools[0].host.backbone.model.parameters())
 
 
-@pytest.mark.parametrize("order", list(permutations(range(3))))
+@pytest.mark.parametrize("order", list(permutations(range(4))))
 def test_the_fold_does_not_mind_the_order_of_arrival(order):
-    vectors = [np.array([1e8, 1.0], np.float32), np.array([1.0, 1e-8], np.float32), np.array([-1e8, 1.0], np.float32)]
-    fold, straight = Fold(2, 3), Fold(2, 3)
+    vectors = np.array([[1e8, 1.0], [1.0, 1e-8], [-1e8, 1.0], [3.0, 1e-8]], np.float32)
+    fold = Fold(4, Vectors())
     for i in order:
-        fold.add(i, vectors[i])
-    for i in range(3):
-        straight.add(i, vectors[i])
-    assert fold.result.tobytes() == straight.result.tobytes()
+        fold.add(vectors[i].copy(), i, i + 1)
+    # (x0 + x1) + (x2 + x3), each sum rounded to float32
+    assert fold.result.tobytes() == ((vectors[0] + vectors[1]) + (vectors[2] + vectors[3])).tobytes()
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
@@ -227,7 +231,7 @@ def test_the_config_round_trips(name, partition):
 
 @pytest.mark.parametrize("settings", [{"cpu_per_client": 2}, {"cpu_per_client": 1}, {"cpu_per_client": 4}], ids=str)
 def test_ray_gives_the_same_bytes_as_inline_with_any_number_of_actors(ray_here, flex_run, small, tmp_path, settings):
-    """2, 3 and 1 actors."""
+    """2, 3 and 1 actors, at equal seats."""
     events = []
     api.simulate(small(rounds=3, seats=1, resources={"backend": "ray", **settings}), tmp_path / "run", watch=events.append)
     assert_same(weights(flex_run.path), weights(tmp_path / "run"))

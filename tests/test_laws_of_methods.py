@@ -6,7 +6,7 @@ from safetensors.torch import load_file
 
 from flexray import api
 from flexray.sim.host import ClientHost
-from flexray.sim.plan import prepare
+from flexray.sim.planning.plan import prepare
 
 State = dict[str, torch.Tensor]
 CPU4 = {"CPU": 4.0}

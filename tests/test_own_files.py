@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from flexray import api
 from flexray.config import Experiment
 from flexray.errors import ConfigError, RunError
-from flexray.sim.plan import prepare
+from flexray.sim.planning.plan import prepare
 from flexray.sim.round import InlinePool
 from flexray.sim.run import run
 from flexray.sim.run_folder import RunFolder
@@ -146,11 +146,11 @@ def test_a_run_goes_on_without_the_file(straight, small, tmp_path):
     x, out = small(algorithm={"name": str(file)}, seats=2, **SETTINGS), tmp_path / "run"
 
     class Dies(InlinePool):
-        def train(self, task):
-            for result in super().train(task):
-                if task.round == 1:
+        def play(self, work):
+            for done in super().play(work):
+                if work.round == 1:
                     raise KeyboardInterrupt
-                yield result
+                yield done
 
     job, plan = prepare(x, {"CPU": 4.0}, out.absolute() / "private")
     api._open_folder(out, job, plan)

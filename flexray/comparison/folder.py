@@ -13,7 +13,7 @@ from flexray.config import Experiment
 from flexray.errors import ConfigError, expected
 from flexray.findings import show
 from flexray.raw import read_yaml
-from flexray.sim.plan import Plan
+from flexray.sim.planning.plan import Plan
 
 SETTLED_ANEW = ("placement", "seats", "resources", "storage.cache")
 """Keys of a run that may change when it goes on: they say where it is run, not what comes out."""

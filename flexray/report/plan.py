@@ -11,8 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from flexray.report.units import count, duration, many, size, span
-from flexray.sim.forecast import Forecast
-from flexray.sim.plan import Plan
+from flexray.sim.planning.forecast import Forecast
+from flexray.sim.planning.plan import Plan
 
 
 def show(p: Plan, console: Console) -> None:

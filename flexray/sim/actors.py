@@ -2,40 +2,57 @@
 
 from __future__ import annotations
 
-from collections import deque
+import gc
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from itertools import zip_longest
+from math import inf
 from pathlib import Path
-from typing import Any
+from time import perf_counter
+from typing import Any, TypeVar
 
 import numpy as np
 import ray
 from ray.exceptions import RayError, RayTaskError
 
 from flexray.errors import ConfigError, RunError
-from flexray.sim.host import ClientHost
+from flexray.sim.host import LARGE, ClientHost
 from flexray.sim.job import Job
-from flexray.sim.reports import Gathered, Scores, SliceReport
-from flexray.sim.round import Exam, Task
-from flexray.sim.run import Event, run
+from flexray.sim.merging import Merging
+from flexray.sim.queues import Queues
+from flexray.sim.reports import Sum
+from flexray.sim.round import Scored, Trained, asked
+from flexray.sim.run import Event, Progress, run
 from flexray.sim.schedule import Group
+from flexray.sim.work import Scoring, Task, Training, Work, bound
 from flexray.state import State
+
+T = TypeVar("T")
 
 START_SECONDS = 300.0
 IN_FLIGHT = 2
 """Tasks queued at an actor: one at work and one ready, so that it never waits for the driver."""
+MOVING_SECONDS = 0.05
+"""Where a client takes less, it stays with its actor: to read its state elsewhere, or to send another sum, would take as long."""
+QUIET_SECONDS = 0.1
+"""Progress is told no more often than this."""
 
 
 class RayPool:
-    """Client actors, each with its share of a node. Tasks go to whoever is free; with one client per actor, to its own."""
+    """Client actors, each with its share of a node. Each trains its part of a round, and then what others have left; with one client per
+    actor, its own only."""
 
     def __init__(self, job: Job):
-        layout, self.job = job.layout, job
+        layout, self.bound = job.layout, bound(job)
         # No task retries: Ray would re-run the call on a fresh object. A client that dies ends the run, which can be resumed.
         actor: Any = ray.remote(ClientHost)
         actor = actor.options(num_cpus=layout.cpu, num_gpus=layout.gpu, max_restarts=0, max_task_retries=0)
-        self.hosts: list[Any] = [actor.remote(job) for _ in range(layout.actors)]
+        shared = ray.put(job)
+        self.hosts: list[Any] = [actor.remote(shared, behind=True) for _ in range(layout.actors)]
         self.actors = layout.actors
+        self._settling: dict[int, Any] = {}
+        self._round = 0
+        self.pace = inf
         try:
             with _blame("a client actor failed to start"):
                 self.pids = ray.get([h.ready.remote() for h in self.hosts], timeout=START_SECONDS)
@@ -48,64 +65,101 @@ class RayPool:
             return ray.get(self.hosts[0].open.remote())
 
     def survey(self, groups: Sequence[Group]) -> Iterator[dict[int, State]]:
-        def call(host: Any, i: int) -> Sequence[Any]:
-            return [host.survey.remote(groups[i])]
-
-        for _, (told,) in self._spread([group[0] for group in groups], call, 0):
+        queues = self._queues(groups, [group[0] for group in groups])
+        for _, told in self._spread(queues, lambda a, group, _: self.hosts[a].survey.remote(group), lambda _: None):
             yield told
 
-    def train(self, task: Task) -> Iterator[tuple[int, Gathered, SliceReport]]:
-        sent = [ray.put(vector) for vector in task.sent]
+    def play(self, work: Work) -> Iterator[Trained | Scored | Sum]:
+        sent, self._round = [ray.put(work.sent(cluster)) for cluster in range(work.clusters)], work.round
+        merging = Merging(self.actors, among=work.wire.bytes() > LARGE)
 
-        def call(host: Any, i: int) -> Sequence[Any]:
-            s = task.slices[i]
-            return host.train.options(num_returns=2).remote(task.round, s.groups, sent[s.cluster], task.rows[s.cluster])
+        def call(a: int, task: Task, then: Task | None) -> Any:
+            more = {"known": work.owning(task.groups), "ahead": work.states(then.groups[:1]) if then else ()}
+            if isinstance(task, Scoring):
+                return self.hosts[a].score.remote(work.round, task.groups, sent[task.cluster], task.views, **more)
+            return self.hosts[a].train.remote(
+                work.round, task.groups, sent[task.cluster], work.rows[task.cluster], **asked(task), **more
+            )
 
-        for i, (gathered, report) in self._spread([s.groups[0][0] for s in task.slices], call, task.round):
-            yield i, gathered, report
+        def end(a: int) -> tuple[int, Any] | None:
+            if (merge := merging.ready(a)) is None:
+                return None
+            giver = self.hosts[merge.giver]
+            sums, self._settling[merge.giver] = giver.gather.remote(), giver.settle.remote(work.ahead(merge.giver))
+            if merge.taker is None:
+                return merge.giver, sums
+            return merge.taker, self.hosts[merge.taker].absorb.remote(work.round, sums)
 
-    def evaluate(self, exam: Exam) -> Iterator[Scores]:
-        sent = [ray.put(vector) for vector in exam.sent]
+        queues = self._queues(
+            work.scoring, [task.groups[0][0] for task in work.scoring], work.training, self.pace < MOVING_SECONDS
+        )
+        seconds, clients = 0.0, 0
+        for task, result in self._spread(queues, call, end):
+            if isinstance(task, Training):
+                seconds, clients = seconds + result[1].seconds, clients + len(result[1].clients)
+                yield Trained(task, *result)
+            elif task is not None:
+                yield Scored(task, result)
+            else:
+                yield from result or ()
+            del result
+        self.pace = seconds / clients if clients else self.pace
 
-        def call(host: Any, i: int) -> Sequence[Any]:
-            return [host.evaluate.remote(exam.round, exam.groups[i], sent[exam.clusters[i]], exam.views)]
-
-        for _, (scores,) in self._spread([group[0] for group in exam.groups], call, exam.round):
-            yield scores
-
-    def _spread(
-        self, first: Sequence[int], call: Callable[[Any, int], Sequence[Any]], round: int
-    ) -> Iterator[tuple[int, Sequence[Any]]]:
-        """Runs call(host, i) for each task i, whose first client is first[i]; yields (i, results) as they finish."""
-        queues = self._queues(first)
-        pending: dict[Any, tuple[int, int, Sequence[Any]]] = {}
-
-        def submit(a: int) -> None:
-            if queues[a]:
-                i = queues[a].popleft()
-                refs = call(self.hosts[a], i)
-                pending[refs[-1]] = (a, i, refs)
-
-        for _ in range(IN_FLIGHT):
-            for a in range(self.actors):
-                submit(a)
-        while pending:
-            (done,), _ = ray.wait(list(pending), num_returns=1)
-            a, i, refs = pending.pop(done)
-            with _blame(f"round {round}: client actor {a} (process {self.pids[a]}) failed"):
-                results = ray.get(list(refs))
-            submit(a)
-            yield i, results
-
-    def _queues(self, first: Sequence[int]) -> list[deque[int]]:
-        """What each actor takes its tasks from: its own clients' with one client per actor, else one queue for all."""
-        if self.job.layout.placement == "one_per_client":
-            return [deque(i for i, client in enumerate(first) if client % self.actors == a) for a in range(self.actors)]
-        return [deque(range(len(first)))] * self.actors
+    def settle(self) -> None:
+        for a, done in self._settling.items():
+            with self._blame(a):
+                ray.get(done)
+        self._settling = {}
 
     def close(self) -> None:
         for host in self.hosts:
             ray.kill(host)
+
+    def _spread(
+        self, queues: Queues[T], call: Callable[[int, T, T | None], Any], end: Callable[[int], tuple[int, Any] | None]
+    ) -> Iterator[tuple[T | None, Any]]:
+        """Runs call(actor, task, the one that may follow there) for each task; and end(actor) whenever an actor has nothing left to do,
+        which gives what is still to be waited for, and whose it is. Yields tasks (None for those ends) and results as they finish."""
+        pending: dict[Any, tuple[int, T | None]] = {}
+
+        def more(a: int) -> None:
+            if (task := queues.take(a)) is not None:
+                pending[call(a, task, queues.peek(a))] = a, task
+
+        def idle(a: int) -> None:
+            if a not in [b for b, _ in pending.values()] and (left := end(a)):
+                pending[left[1]] = left[0], None
+
+        for a in [*range(self.actors)] * IN_FLIGHT:
+            more(a)
+        for a in range(self.actors):
+            idle(a)
+        while pending:
+            (done,), _ = ray.wait(list(pending), num_returns=1)
+            a, task = pending.pop(done)
+            with self._blame(a):
+                result = ray.get(done)
+            if task is not None:
+                more(a)
+            if task is not None or result is None:
+                idle(a)
+            del done  # with the result, it would keep memory of the object store until the next one comes
+            yield task, result
+            del result
+
+    def _queues(
+        self, tasks: Sequence[Any], clients: Sequence[int], own: Sequence[Sequence[Any]] = (), bound: bool = False
+    ) -> Queues[Any]:
+        """Tasks that begin with these clients, for whoever is free, or where these are at home; and behind them each actor's own."""
+        if not self.bound:
+            return Queues(tasks, own, bound)
+        home = [
+            [task for task, client in zip(tasks, clients, strict=True) if client % self.actors == a] for a in range(self.actors)
+        ]
+        return Queues((), [[*mine, *more] for mine, more in zip_longest(home, own, fillvalue=())], bound=True)
+
+    def _blame(self, a: int) -> AbstractContextManager[None]:
+        return _blame(f"round {self._round}: client actor {a} (process {self.pids[a]}) failed")
 
 
 class Driver:
@@ -113,7 +167,24 @@ class Driver:
 
     def events(self, job: Job, out: Path, resume: bool) -> Iterator[Event]:
         """Runs to the end; a stream of events, one object each."""
-        yield from run(job, RayPool, out, resume)
+        gc.freeze()  # see ClientHost.ready
+        yield from seldom(run(job, RayPool, out, resume))
+
+
+def seldom(events: Iterator[Event], quiet: float = QUIET_SECONDS) -> Iterator[Event]:
+    """The same, but progress that follows soon is told together: each event takes the driver as long as a task does."""
+    held: Progress | None = None
+    told = 0.0
+    for event in events:
+        if isinstance(event, Progress):
+            held = held.plus(event) if held else event
+            if perf_counter() - told < quiet:
+                continue
+            event = held
+        elif held:
+            yield held
+        held, told = None, perf_counter()
+        yield event
 
 
 def simulate(job: Job, out: Path, resume: bool = False) -> Iterator[Event]:

@@ -5,10 +5,11 @@ Wrapped by Ray in `actors.py`, called directly by the inline pool.
 
 from __future__ import annotations
 
-import ctypes
+import gc
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import accumulate, pairwise
 from time import perf_counter
 
 import numpy as np
@@ -17,23 +18,43 @@ import torch
 from flexray.data.corpus import Corpus
 from flexray.errors import RunError, expected
 from flexray.models import backbone as backbones
-from flexray.models.inside import grafted_where, look, summarise
 from flexray.models.seats import Seats
-from flexray.sim.evaluator import Scorer
+from flexray.sim.fold import Fold
 from flexray.sim.job import Job
-from flexray.sim.newcomers import start_of
-from flexray.sim.reports import ClientReport, Examined, Gathered, Scores, Sight, SliceReport
+from flexray.sim.local.evaluator import Scorer
+from flexray.sim.local.examine import examine
+from flexray.sim.local.newcomers import start_of
+from flexray.sim.local.trainer import SeatTrainer
+from flexray.sim.planning.gauge import give_back
+from flexray.sim.private import keeper, owned
+from flexray.sim.private.keeper import Keeper
+from flexray.sim.private.owned import Owned
+from flexray.sim.private.store import PrivateStore
+from flexray.sim.reports import ScoreReport, Scores, SliceReport, Sum
 from flexray.sim.schedule import Group
-from flexray.sim.store import NEWCOMER, PrivateStore
-from flexray.sim.trainer import SeatTrainer
+from flexray.sim.sent import Sent
+from flexray.sim.tally import Tally
+from flexray.sim.vectors import Vectors
 from flexray.sim.wire import LeakError, add_weighted
-from flexray.state import ClientState, State, Update, seat, widen
+from flexray.state import State, Update, seat
+
+Known = Mapping[int, int]
+"""Client to the round after which its private state was last written; who is not there owns nothing yet."""
+States = Iterable[tuple[int, int]]
+"""Clients, and the rounds after which their states were written."""
+
+
+LARGE = 1 << 20
+"""Bytes of an update. Sums of larger ones are added up among the actors, smaller ones go to the driver at once."""
 
 
 class ClientHost:
-    """Holds the backbone once, and the seats; private state rests in the node store between turns."""
+    """Holds the backbone once, and the seats; private state rests in the node store between turns.
 
-    def __init__(self, job: Job):
+    behind: it is written while the next clients train; see `Keeper`, and call `settle`.
+    """
+
+    def __init__(self, job: Job, behind: bool = False):
         torch.set_num_threads(job.layout.threads)
         for path in (job.backbone, job.corpus):
             if not path.exists():
@@ -42,12 +63,24 @@ class ClientHost:
         self.backbone = backbones.load(job.backbone, job.layout.device)
         self.corpus = Corpus(job.corpus)
         self.scorer = Scorer(job, self.backbone, self.corpus)
-        self.store = PrivateStore(job.private, [c.name for c in job.trainees])
+        files = PrivateStore(job.private, [c.name for c in job.trainees])
+        self.store = Keeper(files, keeper.room(job.layout.actors), job.turnover, behind)
         self.algorithm = job.algorithm
+        self.sent = Sent(job.down, self.algorithm, self.backbone.device)
+        self.tally = Tally(job)
         self.seats: Seats | None = None
+        self.folds: dict[int, Fold] = {}
+        self.vectors = Vectors()
+        self._round = 0
+        self._packed = torch.empty(0)
 
     def ready(self) -> int:
-        """Answers once the process is up: the process id."""
+        """Answers once the process is up: the process id.
+
+        The process is the host's alone: what was loaded by now stays, and is no longer looked through for garbage, which takes
+        longer than many a round.
+        """
+        gc.freeze()
         return os.getpid()
 
     def open(self) -> np.ndarray:
@@ -62,81 +95,118 @@ class ClientHost:
             told = self.algorithm.survey(self._trainer(group, 0))
             return {number: {n: t.cpu() for n, t in seat(told, k).items()} for k, number in enumerate(group)}
 
-    def train(self, round: int, groups: Sequence[Group], sent: np.ndarray, total_rows: int) -> tuple[Gathered, SliceReport]:
-        """The sum of these clients' updates, each weighted by its share of `total_rows` (or each of them), and the report."""
-        started, before, trained = perf_counter(), self.store.seconds, set[str]()
-        total, each, reports = np.zeros(self.job.up.numbers, np.float32), [], []
-        for group in groups:
-            with _blame(self.job, round, group):
-                trainer = self._trainer(group, round, total_rows)
-                vectors = self._turn(trainer, group, round, sent)
-                crossing = [self._crossing(vector, number) for vector, number in zip(vectors, group, strict=True)]
-                if self.algorithm.each:
-                    each += crossing
-                else:
-                    total = add_weighted(total, vectors, trainer.share.tolist())
-                reports += self._reports(group, trainer)
-                trained |= trainer.effort.parts
-        _give_back()
-        spent = perf_counter() - started, self.store.seconds - before
-        return each if self.algorithm.each else total, SliceReport(tuple(reports), *spent, frozenset(trained))
+    def train(
+        self, round: int, groups: Sequence[Group], sent: np.ndarray, total_rows: int, *, cluster: int = 0, of: int = 1,
+        leaves: Sequence[tuple[int, int]] = (), known: Known | None = None, ahead: States = (),
+    ) -> tuple[list[np.ndarray], SliceReport]:  # fmt: skip
+        """Trains these clients. Their updates, each weighted by its share of `total_rows`, are added to what the host has for their
+        cluster in this round (see `gather`); where the method needs each of them, they are what it gives. And the report.
 
-    def evaluate(self, round: int, group: Group, sent: np.ndarray, views: Sequence[str]) -> Scores:
-        """What these clients score as they are before `round` (or after its local steps) in the views `base`, `shared`, `personal`."""
+        of: how many leaves the cluster's sum has; leaves: those that the groups are, and how many groups each has. known: None to look
+        into the files; ahead: states that the next call will need, as for `Keeper.ahead`.
+        """
+        started, waited, tally = perf_counter(), self.store.seconds, self.tally.start()
+        fold, each = self._fold(round, cluster, of), []
+        bounds = accumulate((count for _, count in leaves or [(0, len(groups))]), initial=0)
+        for (number, _), (a, b) in zip(leaves or [(0, 0)], pairwise(bounds), strict=True):
+            total = None if self.algorithm.each else self.vectors.take(self.job.up.numbers)
+            for i in range(a, b):
+                self.store.ahead(_after(groups, i, known, ahead))
+                with _blame(self.job, round, groups[i]):
+                    trainer = self._trainer(groups[i], round, total_rows)
+                    vectors, rests = self._turn(trainer, groups[i], round, sent, known)
+                    if total is None:
+                        each += [self._crossing(vector, number) for vector, number in zip(vectors, groups[i], strict=True)]
+                    else:
+                        add_weighted(total, vectors, trainer.share.tolist(), first=i == a)
+                    tally.add(groups[i], trainer, rests)
+            if total is not None:
+                fold.add(total, number, number + 1)
+        return each, tally.report(perf_counter() - started, self.store.seconds - waited)
+
+    def gather(self) -> list[Sum]:
+        """What the host has added up in this round, and now no longer has."""
+        every = [(cluster, fold, place) for cluster, fold in self.folds.items() for place in fold.places]
+        self.folds = {}
+        return [Sum(cluster, fold.leaves, *place, fold.take(*place)) for cluster, fold, place in every]
+
+    def absorb(self, round: int, sums: Sequence[Sum]) -> None:
+        """Adds what another host has added up."""
+        for s in sums:
+            self._fold(round, s.cluster, s.of).add(s.vector, s.first, s.end)
+
+    def score(
+        self, round: int, groups: Sequence[Group], sent: np.ndarray, views: Sequence[str], *,
+        known: Known | None = None, ahead: States = (),
+    ) -> ScoreReport:  # fmt: skip
+        """What these clients score as they are before `round`; see `train` and `evaluate`."""
+        started, found = perf_counter(), Scores()
+        for i, group in enumerate(groups):
+            self.store.ahead(_after(groups, i, known, ahead))
+            found |= self.evaluate(round, group, sent, views, known)
+        return ScoreReport(found, perf_counter() - started)
+
+    def evaluate(self, round: int, group: Group, sent: np.ndarray, views: Sequence[str], known: Known | None = None) -> Scores:
+        """What these clients score as they are before `round` (or after its local steps) in the views `base`, `shared`, `personal`.
+
+        It leaves no trace: newcomers start anew when they are trained, with what the server then sends.
+        """
         with _blame(self.job, round, group):
-            trainer, down = self._trainer(group, round), self._widened(sent, group)
-            weights, mine = {"base": State()}, self._owned(group, round, trainer, down)
-            if "shared" in views:
-                weights["shared"] = trainer.frozen | self.algorithm.common(trainer, down, mine)
-            weights["personal"] = trainer.frozen | self._personal(trainer, down, mine)
-            marks = self.scorer.score(trainer.seats, group, {view: weights[view] for view in views})
-            sights = self._look(trainer, weights["personal"]) if self.experiment.evaluation.inside_rows else [None] * len(group)
-            return {c: Examined(own, sight) for c, own, sight in zip(group, marks, sights, strict=True)}
+            trainer = self._trainer(group, round, self.job.rows)
+            down = self.sent.widened(sent, group)
+            mine = self._owned(group, round, trainer, down, known)
+            found = examine(self.scorer, trainer, down, mine.state, views)
+            self.sent.check()
+            owned.release(self.store, mine)
+            return found
 
-    def _look(self, trainer: SeatTrainer, weights: State) -> list[Sight]:
-        """What happens inside the blocks when the clients' own models read some of their valid rows, the same ones always."""
-        batch = trainer.fixed_rows(self.experiment.evaluation.inside_rows)
-        sums = look(trainer.seats, weights, (batch.ids, batch.lengths), batch.starts)
-        blocks = summarise(self.backbone, sums)
-        return [Sight(tuple(own), grafted_where(seat(weights, k))) for k, own in enumerate(blocks)]
+    def settle(self, ahead: States = ()) -> None:
+        """Returns when all private state is at rest; what the round needed of memory is given back."""
+        try:
+            self.store.flush()
+        except Exception as e:
+            raise RunError(f"private state could not be written: {type(e).__name__}: {e}") from e
+        self.sent.forget()
+        give_back()
+        self.store.ahead(ahead)
 
-    def _personal(self, trainer: SeatTrainer, down: Update, mine: ClientState) -> State:
-        """What the clients serve with: before local steps, or after them, whose result is not kept."""
-        served = self.algorithm.personal(trainer, down, mine)
-        if self.experiment.evaluation.when == "before_steps":
-            return served
-        own = self.algorithm.client(trainer, down, mine)[1].weights
-        now = trainer.trained | own
-        return {name: now.get(name, t) for name, t in served.items()}
+    def close(self) -> None:
+        """Nothing is left on the backbone, and no thread."""
+        if self.seats is not None:
+            self.seats.detach()
+        self.store.close()
 
-    def _widened(self, sent: np.ndarray, group: Group) -> Update:
-        """What crosses to each of these clients of what the server sent, on the device."""
-        wire = self.job.down
-        masks = [wire.crossing(self.algorithm.cut(wire.payload, number)) for number in group]
-        if all(mask is None for mask in masks):
-            update = wire.unpack(sent)
-            weights, aux = widen(update.weights, len(group)), widen(update.aux, len(group))
-        else:
-            update = wire.unpack(np.stack([sent if mask is None else np.where(mask, sent, 0) for mask in masks]))
-            weights, aux = update.weights, update.aux
-        return Update(*({n: t.to(self.backbone.device) for n, t in s.items()} for s in (weights, aux)))
-
-    def _turn(self, trainer: SeatTrainer, group: Group, round: int, sent: np.ndarray) -> np.ndarray:
-        """One group's training, private state from and to the store: what goes up, [K, P]."""
-        down = self._widened(sent, group)
-        up, mine = self.algorithm.client(trainer, down, self._owned(group, round, trainer, down))
+    def _turn(
+        self, trainer: SeatTrainer, group: Group, round: int, sent: np.ndarray, known: Known | None
+    ) -> tuple[np.ndarray, dict[int, int]]:
+        """One group's training, private state from and to the keeper: what goes up, [K, P], good until the next turn; whose state was
+        written."""
+        down = self.sent.widened(sent, group)
+        mine = self._owned(group, round, trainer, down, known)
+        up, after = self.algorithm.client(trainer, down, mine.state)
+        self.sent.check()
         _check_finite(trainer.effort.loss)
-        vectors = self.job.up.pack(up, len(group))
-        for k, number in enumerate(group):
-            self.store.save(number, round, _of_seat(mine, k))
-        return vectors
+        if len(self._packed) < len(group):
+            self._packed = torch.from_numpy(np.empty((len(group), self.job.up.numbers), np.float32))
+        vectors = self.job.up.pack(up, len(group), self._packed[: len(group)])
+        return vectors, owned.keep(self.store, mine, round, after, self.sent.place)
+
+    def _owned(self, group: Group, round: int, trainer: SeatTrainer, down: Update, known: Known | None) -> Owned:
+        return owned.take(self.store, group, round, known, lambda: self.algorithm.start(trainer, down), self.backbone.device)
+
+    def _fold(self, round: int, cluster: int, of: int) -> Fold:
+        if self._round != round:
+            self.folds, self._round = {}, round
+        if cluster not in self.folds:
+            self.folds[cluster] = Fold(of, self.vectors)
+        return self.folds[cluster]
 
     def _crossing(self, vector: np.ndarray, number: int) -> np.ndarray:
-        """What of a client's update crosses; the rest must be zero."""
+        """A copy of what of a client's update crosses; the rest must be zero."""
         mask = self.job.up.crossing(self.algorithm.cut(self.job.up.payload, number))
         if mask is not None and vector[~mask].any():
             raise LeakError("a client of lower rank may send its leading corner only; the rest is not zero")
-        return vector if mask is None else vector[mask]
+        return vector.copy() if mask is None else vector[mask]
 
     def _trainer(self, group: Group, round: int, total_rows: int | None = None) -> SeatTrainer:
         if self.seats is None or self.seats.seats != len(group):
@@ -145,50 +215,12 @@ class ClientHost:
             self.seats = Seats(self.backbone, self.algorithm.parts, len(group))
         return SeatTrainer(self.job, self.backbone, self.seats, self.corpus, group, round, total_rows)
 
-    def _owned(self, group: Group, round: int, trainer: SeatTrainer, down: Update) -> ClientState:
-        """The group's private state as it was before this round; newcomers get theirs, which is kept at once."""
-        found = {number: state for number in group if (state := self.store.load(number, round)) is not None}
-        if len(found) < len(group):
-            fresh = self.algorithm.start(trainer, down)
-            for k, number in enumerate(group):
-                if number not in found:
-                    found[number] = _of_seat(fresh, k)
-                    self.store.save(number, NEWCOMER, found[number])
-        return _stacked([found[number] for number in group], self.backbone.device)
 
-    def _reports(self, group: Group, trainer: SeatTrainer) -> list[ClientReport]:
-        effort, up, down = trainer.effort, self.job.up, self.job.down
-        return [
-            ClientReport(
-                client=number,
-                loss=float(effort.loss[k] / max(effort.steps[k], 1)),
-                steps=int(effort.steps[k]),
-                tokens=int(effort.tokens[k]),
-                rows=int(trainer.rows[k]),
-                up=up.bytes_by_part(self.algorithm.cut(up.payload, number)),
-                down=down.bytes_by_part(self.algorithm.cut(down.payload, number)),
-            )
-            for k, number in enumerate(group)
-        ]
-
-
-def _of_seat(state: ClientState, k: int) -> ClientState:
-    return ClientState(seat(state.weights, k), seat(state.memory, k))
-
-
-def _stacked(states: Sequence[ClientState], device: torch.device) -> ClientState:
-    def stack(each: Sequence[Mapping[str, torch.Tensor]]) -> State:
-        assert all(one.keys() == each[0].keys() for one in each), "a client's state must have the same names in every round"
-        return {name: torch.stack([one[name] for one in each]).to(device) for name in each[0]}
-
-    return ClientState(stack([s.weights for s in states]), stack([s.memory for s in states]))
-
-
-def _give_back() -> None:
-    """Hands freed memory back to the system: glibc would keep as much as a training step needed at its most (100 MB and more)."""
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "malloc_trim"):
-        libc.malloc_trim(0)
+def _after(groups: Sequence[Group], i: int, known: Known | None, ahead: States) -> States:
+    """What will be needed after group i."""
+    if i + 1 == len(groups):
+        return ahead
+    return [(c, known[c]) for c in groups[i + 1] if c in known] if known else []
 
 
 def _check_finite(losses: np.ndarray) -> None:

@@ -16,6 +16,7 @@ from flexray import folder
 from flexray.algorithm import Algorithm
 from flexray.config import Experiment
 from flexray.data.clients import Client
+from flexray.data.corpus import Corpus
 from flexray.metric import Metric
 from flexray.models.seats import is_trained
 from flexray.sim.schedule import cohort
@@ -103,6 +104,30 @@ class Job:
         """Who may train, by number: the clients, and behind them, where the method pools all rows, the one who has all."""
         return (*self.clients, _everybody(self.clients)) if self.algorithm.pooled else self.clients
 
+    @cached_property
+    def rows(self) -> int:
+        """Train rows of all clients."""
+        return sum(len(c.train) for c in self.clients)
+
+    @cached_property
+    def lengths(self) -> dict[str, np.ndarray]:
+        """By split, tokens of all rows of each trainee."""
+        lengths = Corpus(self.corpus).lengths
+        return {split: _sums(lengths, [getattr(c, split) for c in self.trainees]) for split in SPLITS}
+
+    @cached_property
+    def work(self) -> np.ndarray:
+        """Of each trainee the tokens to expect in a round, whatever the learning rate makes of them."""
+        train, rows = self.experiment.train, [len(c.train) for c in self.trainees]
+        many = train.accumulate * (self.cohort if self.algorithm.pooled else 1)
+        steps = np.array([train.local_steps(n, train.batch * many) for n in rows])
+        return steps * train.batch * many * self.lengths["train"] / np.maximum(rows, 1)
+
+    @property
+    def turnover(self) -> int:
+        """Clients that an actor may have had in two rounds: more of them need not stay in memory."""
+        return 2 * -(-self.cohort // self.layout.actors) + self.layout.seats
+
     def taking_part(self, round: int) -> tuple[int, ...]:
         """The numbers of those who train in a round."""
         x = self.experiment
@@ -132,6 +157,13 @@ def _clients(
     own = [[rows[a:b] for a, b in pairwise(ends.tolist())] for rows, ends in splits]
     dealt = zip(told, *own, strict=True)
     return tuple(Client(name, train, valid, test, dropped, labels) for (name, dropped, labels), train, valid, test in dealt)
+
+
+def _sums(values: np.ndarray, chosen: Sequence[np.ndarray]) -> np.ndarray:
+    """Of each choice, the sum of the values."""
+    ends = np.cumsum([0, *map(len, chosen)])
+    sums = np.cumsum(np.concatenate([[0], values[np.concatenate(chosen)]]))
+    return sums[ends[1:]] - sums[ends[:-1]]
 
 
 def _everybody(clients: tuple[Client, ...]) -> Client:

@@ -2,75 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from math import inf
 from time import perf_counter
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 
-from flexray.sim import schedule
+from flexray.sim import work
 from flexray.sim.fold import Fold, Gathering
 from flexray.sim.host import ClientHost
 from flexray.sim.job import Job
-from flexray.sim.reports import ClientReport, Gathered, Scores, SliceReport
+from flexray.sim.reports import Reports, ScoreReport, SliceReport, Sum
 from flexray.sim.schedule import Group
+from flexray.sim.vectors import Vectors
+from flexray.sim.work import Scoring, Server, Task, Training, Work
 from flexray.state import ServerState, State
 
 
 @dataclass(frozen=True)
-class Server:
-    """The server: one state for each cluster of clients, and every client's cluster (empty: all in the first)."""
+class Trained:
+    """A task that is done. vectors: what crossed of each client, where the method needs that; sums come at the end, from each process."""
 
-    states: tuple[ServerState, ...]
-    clusters: tuple[int, ...] = ()
-
-    def cluster(self, client: int) -> int:
-        return self.clusters[client] if client < len(self.clusters) else 0
-
-    def numbered(self) -> Iterator[tuple[int, ServerState]]:
-        """Each cluster's number and state."""
-        yield from enumerate(self.states)
-
-    def parted(self, clients: Sequence[int]) -> tuple[tuple[int, ...], ...]:
-        """Clients by their cluster, in their order; a cluster of which nobody is there is empty."""
-        return tuple(tuple(c for c in clients if self.cluster(c) == i) for i in range(len(self.states)))
+    task: Training
+    vectors: list[np.ndarray]
+    report: SliceReport
 
 
 @dataclass(frozen=True)
-class Slice:
-    """Groups of clients, all of one cluster, that one actor trains one after another."""
+class Scored:
+    """A task that is done."""
 
-    cluster: int
-    groups: tuple[Group, ...]
-
-
-@dataclass(frozen=True)
-class Task:
-    """A round's training: its slices in their order; per cluster what the server sent, and the cohort's training rows."""
-
-    round: int
-    slices: tuple[Slice, ...]
-    sent: tuple[np.ndarray, ...]
-    rows: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Exam:
-    """An evaluation: groups of clients, each of one cluster, as they are before `round`, in some views."""
-
-    round: int
-    groups: tuple[Group, ...]
-    clusters: tuple[int, ...]
-    sent: tuple[np.ndarray, ...]
-    views: tuple[str, ...]
+    task: Scoring
+    report: ScoreReport
 
 
 class Pool(Protocol):
     """Processes that hold clients. Results come as they finish, in any order."""
 
     actors: int
+    pace: float
+    """Seconds that a client took in the last round."""
 
     def open(self) -> np.ndarray:
         """What travels first."""
@@ -80,12 +54,12 @@ class Pool(Protocol):
         """What the clients of each group tell once."""
         ...
 
-    def train(self, task: Task) -> Iterator[tuple[int, Gathered, SliceReport]]:
-        """The number, the weighted sum (or each update) and the report of each slice."""
+    def play(self, work: Work) -> Iterator[Trained | Scored | Sum]:
+        """Does all tasks. Sums may be written into."""
         ...
 
-    def evaluate(self, exam: Exam) -> Iterator[Scores]:
-        """The counts of each group."""
+    def settle(self) -> None:
+        """Returns when all that clients own is at rest; raises if it could not be written."""
         ...
 
     def close(self) -> None: ...
@@ -94,10 +68,10 @@ class Pool(Protocol):
 class InlinePool:
     """One host in this very process: for debugging, and where there is no Ray."""
 
-    actors = 1
+    actors, pace = 1, inf
 
     def __init__(self, job: Job):
-        self.host = ClientHost(job)
+        self.host = ClientHost(job, behind=True)
 
     def open(self) -> np.ndarray:
         return self.host.open()
@@ -105,26 +79,39 @@ class InlinePool:
     def survey(self, groups: Sequence[Group]) -> Iterator[dict[int, State]]:
         yield from map(self.host.survey, groups)
 
-    def train(self, task: Task) -> Iterator[tuple[int, Gathered, SliceReport]]:
-        for i, s in enumerate(task.slices):
-            yield i, *self.host.train(task.round, s.groups, task.sent[s.cluster], task.rows[s.cluster])
+    def play(self, work: Work) -> Iterator[Trained | Scored | Sum]:
+        sent = [work.sent(cluster) for cluster in range(work.clusters)]
+        for task in work.tasks:
+            yield perform(self.host, task, work, sent[task.cluster])
+        yield from self.host.gather()
 
-    def evaluate(self, exam: Exam) -> Iterator[Scores]:
-        for group, cluster in zip(exam.groups, exam.clusters, strict=True):
-            yield self.host.evaluate(exam.round, group, exam.sent[cluster], exam.views)
+    def settle(self) -> None:
+        self.host.settle()
 
     def close(self) -> None:
-        if self.host.seats is not None:
-            self.host.seats.detach()
+        self.host.close()
+
+
+def perform(host: ClientHost, task: Task, w: Work, sent: np.ndarray) -> Trained | Scored:
+    """Does a task in this process."""
+    known, groups = w.owning(task.groups), task.groups
+    if isinstance(task, Scoring):
+        return Scored(task, host.score(w.round, groups, sent, task.views, known=known))
+    return Trained(task, *host.train(w.round, groups, sent, w.rows[task.cluster], **asked(task), known=known))
+
+
+def asked(task: Training) -> dict[str, Any]:
+    """Of `ClientHost.train`: where the groups belong."""
+    return {"cluster": task.cluster, "of": task.of, "leaves": tuple((number, len(groups)) for number, groups in task.leaves)}
 
 
 @dataclass(frozen=True)
 class RoundReport:
-    """A finished round. Seconds: the whole, the mean an actor trained, the driver's handling of updates, and
-    idle time; trained: the parts that local steps changed."""
+    """A finished round. Seconds: the whole (without what actors spent on scoring meanwhile), the mean an actor trained, the driver's
+    handling of updates and waiting for private state, and idle time; trained: the parts that local steps changed."""
 
     round: int
-    clients: tuple[ClientReport, ...]
+    clients: Reports
     seconds: float
     seconds_training: float
     seconds_communication: float
@@ -138,64 +125,107 @@ class RoundReport:
     @property
     def loss(self) -> float:
         """Training loss, weighted by the clients' rows."""
-        return sum(c.loss * c.rows for c in self.clients) / sum(c.rows for c in self.clients)
+        return float((self.clients.loss * self.clients.rows).sum() / self.clients.rows.sum())
 
     @property
     def tokens(self) -> int:
-        return sum(c.tokens for c in self.clients)
+        return int(self.clients.tokens.sum())
 
 
-def play(job: Job, pool: Pool, server: Server, round: int) -> Iterator[SliceReport | tuple[Server, RoundReport]]:
-    """One round: yields each slice's report as it comes, and at last the server with the round's report."""
-    started = perf_counter()
-    parted = server.parted(job.taking_part(round))
-    task, first = _task(job, server, parted, round)
-    folds: list[Any] = [
-        Gathering(b - a) if job.algorithm.each else Fold(job.up.numbers, b - a) for a, b in pairwise([*first, len(task.slices)])
+@dataclass
+class _Clock:
+    """Seconds of a round: the driver's own, and those of all actors together."""
+
+    handling: float = 0.0
+    training: float = 0.0
+    private: float = 0.0
+    scoring: float = 0.0
+
+    def count(self, report: SliceReport | ScoreReport) -> None:
+        if isinstance(report, ScoreReport):
+            self.scoring += report.seconds
+        else:
+            self.training += report.seconds - report.seconds_private
+            self.private += report.seconds_private
+
+    def report(self, round: int, clients: Reports, seconds: float, actors: int, trained: frozenset[str]) -> RoundReport:
+        exchange = self.handling + self.private / actors
+        return RoundReport(round, clients, max(seconds - self.scoring / actors, 0.0), self.training / actors, exchange, trained)
+
+
+def play(
+    job: Job,
+    pool: Pool,
+    server: Server,
+    round: int,
+    known: Mapping[int, int],
+    exam: Sequence[Scoring] = (),
+    *,
+    vectors: Vectors,
+) -> Iterator[Trained | Scored | tuple[Server, RoundReport]]:
+    """One round, and meanwhile the scoring of the state before it: yields each task's result as it comes, and at last, when all that
+    clients own is at rest, the server with the round's report. known: see `Work`; vectors: of the rounds before."""
+    started, clock = perf_counter(), _Clock()
+    leaves = work.slices(job, server, round)
+    who = [[c for leaf in own for group in leaf for c in group] for own in leaves]
+    folds = [
+        Gathering(clients) if job.algorithm.each else Fold(len(own), vectors) for clients, own in zip(who, leaves, strict=True)
     ]
-    handling, reports = perf_counter() - started, []
-    for number, gathered, report in pool.train(task):
-        before, cluster = perf_counter(), task.slices[number].cluster
-        folds[cluster].add(number - first[cluster], gathered)
-        handling += perf_counter() - before
-        reports.append(report)
-        yield report
+    todo, reports = work.of_round(job, server, round, leaves, exam, known, pool.actors, pool.pace), []
+    clock.handling += perf_counter() - started
+    for done in pool.play(todo):
+        before = perf_counter()
+        if isinstance(done, Trained):
+            reports.append(done.report)
+        _collect(folds, done)
+        clock.handling += perf_counter() - before
+        if not isinstance(done, Sum):
+            clock.count(done.report)
+            yield done
+        del done
     before = perf_counter()
     states = [
-        _served(job, state, fold.result, clients, server, i) if clients else state
-        for i, (state, fold, clients) in enumerate(zip(server.states, folds, parted, strict=True))
+        _served(job, s, _mine(folds[i].result, vectors), who[i], server, i) if who[i] else s for i, s in server.numbered()
     ]
-    ended = perf_counter()
-    clients = tuple(sorted((c for r in reports for c in r.clients), key=lambda c: c.client))
-    busy = sum(r.seconds - r.seconds_private for r in reports) / pool.actors
-    exchange = handling + ended - before + sum(r.seconds_private for r in reports) / pool.actors
+    clock.handling += perf_counter() - before
+    pool.settle()
     trained = frozenset(part for r in reports for part in r.trained)
-    yield Server(tuple(states), server.clusters), RoundReport(round, clients, ended - started, busy, exchange, trained)
+    report = clock.report(round, Reports.joined([r.clients for r in reports]), perf_counter() - started, pool.actors, trained)
+    yield Server(tuple(states), server.clusters), report
 
 
-def _task(job: Job, server: Server, parted: Sequence[Sequence[int]], round: int) -> tuple[Task, list[int]]:
-    """The round's task, and the number of each cluster's first slice."""
-    slices, first = [], []
-    for cluster, clients in enumerate(parted):
-        first.append(len(slices))
-        slices += [Slice(cluster, groups) for groups in schedule.slices(schedule.groups(clients, job.layout.seats)) if groups]
-    sent = tuple(job.down.pack_one(state.sent) for state in server.states)
-    rows = tuple(sum(len(job.trainees[c].train) for c in clients) for clients in parted)
-    return Task(round, tuple(slices), sent, rows), first
+def _collect(folds: Sequence[Fold | Gathering], done: Trained | Scored | Sum) -> None:
+    """Adds what came to what its cluster has."""
+    if isinstance(done, Sum):
+        fold = folds[done.cluster]
+        assert isinstance(fold, Fold)
+        fold.add(done.vector, done.first, done.end)
+    elif isinstance(done, Trained) and isinstance(fold := folds[done.task.cluster], Gathering):
+        fold.add(done.vectors, [c for group in done.task.groups for c in group])
 
 
 def _served(job: Job, state: ServerState, gathered: Any, clients: Sequence[int], server: Server, cluster: int) -> ServerState:
     """What the server makes of a cluster's updates."""
     algorithm, wire = job.algorithm, job.up
-    rows = [len(job.trainees[c].train) for c in clients]
     if algorithm.each:
+        clients = sorted(clients)
+        rows = [len(job.trainees[c].train) for c in clients]
         masks = [wire.crossing(algorithm.cut(wire.payload, c)) for c in clients]
         updates = [wire.unpack(_spread(v, mask)) for v, mask in zip(gathered, masks, strict=True)]
         mean = algorithm.combine(updates, [n / sum(rows) for n in rows])
     else:
-        mean = wire.unpack(gathered)
-    population = 1 if algorithm.pooled else len(server.parted(range(len(job.clients)))[cluster])
+        mean = wire.views(torch.from_numpy(gathered))
+    population = 1 if algorithm.pooled else server.members(cluster, len(job.clients))
     return algorithm.server(state, mean, len(clients) / population)
+
+
+def _mine(gathered: Any, vectors: Vectors) -> Any:
+    """A sum in memory of the driver's own: what comes from the object store is everybody's."""
+    if isinstance(gathered, list) or gathered.flags.writeable:
+        return gathered
+    own = vectors.take(len(gathered))
+    np.copyto(own, gathered)
+    return own
 
 
 def _spread(crossed: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
@@ -205,8 +235,3 @@ def _spread(crossed: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
     whole = np.zeros(len(mask), np.float32)
     whole[mask] = crossed
     return whole
-
-
-def examine(pool: Pool, exam: Exam) -> Scores:
-    """What all groups scored."""
-    return {client: found for scores in pool.evaluate(exam) for client, found in scores.items()}

@@ -1,34 +1,44 @@
 """The run folder: what a run leaves behind, every file whole or absent.
 
-config.yaml, versions.json, clients.json (written at the start); rounds.parquet, clients.parquet, evaluations.parquet,
-server.safetensors, bytes/ and inside/ (after every round or evaluation); rows.parquet (every row's counts in the last
-evaluation; a question of the probe has −1 − its number for a row); private/<client>/ (by the clients themselves);
-summary.json (at the end).
+config.yaml, versions.json, clients.json (written at the start); server.safetensors (after every round); rounds, clients, evaluations,
+rows, bytes and inside (after every round or evaluation a file of its own in a folder of that name, so that a round costs the same
+however many there have been; of all but the last two one file, <name>.parquet, at the end); private/<client>/ (by the clients
+themselves); summary.json (at the end).
+
+rows has every row's counts in the last evaluation; a question of the probe has −1 − its number for a row.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+import shutil
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from safetensors import safe_open
-from safetensors.torch import save_file
 
-from flexray.sim.round import RoundReport, Server
-from flexray.state import ServerState, State, Update
+from flexray.data.clients import Client
+from flexray.sim import server_file
+from flexray.state import State
 
 if TYPE_CHECKING:
-    from flexray.sim.evaluator import Marks
-    from flexray.sim.reports import Sight
+    from flexray.sim.local.evaluator import Marks
+    from flexray.sim.reports import Reports, Sight
+    from flexray.sim.round import RoundReport
+    from flexray.sim.work import Server
 
 Table = list[dict[str, Any]]
+JOINED = ("rounds", "clients", "evaluations", "rows")
+"""Tables that are one file at the end."""
+WHOSE = ["client", "view"]
+"""What tells scores apart that belong to one evaluation."""
 
 
 class RunFolder:
@@ -36,12 +46,12 @@ class RunFolder:
 
     def __init__(self, path: Path):
         self.path = path
+        self._scored: dict[str, set[int]] | None = None
 
     def table(self, name: str) -> Table:
         """The rows of `rounds`, `clients`, `evaluations`, `bytes`, `inside`, or `rows` (of the last evaluation); none if there
         are none yet."""
-        files = sorted((self.path / name).glob("*.parquet")) or [self.path / f"{name}.parquet"]
-        return [row for file in files if file.exists() for row in pq.read_table(file).to_pylist()]
+        return [row for part in self._parts(name) for row in part.to_pylist()]
 
     def save_round(self, server: Server, report: RoundReport) -> None:
         """The round's rows, then the server's state: with it the round is committed."""
@@ -50,28 +60,21 @@ class RunFolder:
             "loss": report.loss,
             "clients": len(report.clients),
             "tokens": report.tokens,
-            "bytes_up": sum(c.bytes_up for c in report.clients),
-            "bytes_down": sum(c.bytes_down for c in report.clients),
+            "bytes_up": report.clients.bytes_up,
+            "bytes_down": report.clients.bytes_down,
             "seconds": report.seconds,
             "seconds_training": report.seconds_training,
             "seconds_communication": report.seconds_communication,
             "seconds_waiting": report.seconds_waiting,
         }
-        self._append("rounds", [row])
-        self._save_bytes(report.round, {c.client: {"up": c.up, "down": c.down} for c in report.clients})
-        parted = [
-            _tagged(**{f"weights{i}": s.sent.weights, f"aux{i}": s.sent.aux, f"kept{i}": s.kept}) for i, s in server.numbered()
-        ]
-        tensors = {name: t for state in parted for name, t in state.items()}
-        # One key: the order of several is another one in every process, and so would be the file's bytes.
-        told = {"round": report.round, "clusters": server.clusters, "states": len(server.states)}
-        metadata = {"server": json.dumps(told)}
-        self._whole("server.safetensors", lambda file: save_file(tensors, file, metadata))
+        self._write_part("rounds", report.round, pa.Table.from_pylist([row]))
+        self._save_bytes(report.round, report.clients)
+        self._whole("server.safetensors", lambda file: server_file.write(file, server, report.round))
 
     def save_survey(self, told: Mapping[int, State]) -> None:
         """What clients told before the first round, in bytes: round −1 of the ledger."""
-        costs = {client: {"up": {"survey": sum(t.numel() * 4 for t in state.values())}} for client, state in told.items()}
-        self._save_bytes(-1, costs)
+        costs = [sum(t.numel() * 4 for t in state.values()) for state in told.values()]
+        self._write_part("bytes", 0, _ledger(-1, list(told), costs, ["up"] * len(told), ["survey"] * len(told)))
 
     def save_inside(self, round: int, seen: Mapping[str, Sight]) -> None:
         """What happens inside each client's model: a row per block."""
@@ -82,87 +85,88 @@ class RunFolder:
             for name, sight in seen.items()
             for b in sight.blocks
         ]  # fmt: skip
-        self._part("inside", round, rows)
+        (self.path / "inside").mkdir(exist_ok=True)
+        if rows:
+            self._write_part("inside", round, pa.Table.from_pylist(rows))
 
     def load_server(self) -> tuple[Server, int] | None:
         """The server and the round it was committed in."""
         file = self.path / "server.safetensors"
-        if not file.exists():
-            return None
-        with safe_open(file, "pt") as f:
-            tensors = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118 (not a mapping)
-            told = json.loads(f.metadata()["server"])
-        states = [
-            ServerState(Update(_under(tensors, f"weights{i}"), _under(tensors, f"aux{i}")), _under(tensors, f"kept{i}"))
-            for i in range(told["states"])
-        ]
-        return Server(tuple(states), tuple(told["clusters"])), told["round"]
+        return server_file.read(file) if file.exists() else None
 
     def forget_after(self, round: int) -> None:
         """Drop rows of rounds that were never committed, and of evaluations that came after."""
-        for name, last in (("rounds", round), ("clients", round + 1), ("evaluations", round + 1)):
-            rows = [row for row in self.table(name) if row["round"] <= last]
-            if (self.path / f"{name}.parquet").exists():
-                self._write(name, rows)
-        for file in (file for name in ("bytes", "inside") for file in (self.path / name).glob("*.parquet")):
-            if int(file.stem) > round + 1:
-                file.unlink()
+        for name, last in (
+            ("rounds", round),
+            *((name, round + 1) for name in ("clients", "evaluations", "rows", "bytes", "inside")),
+        ):
+            for file in (self.path / name).glob("*.parquet"):
+                if int(file.stem) > last:
+                    file.unlink()
+            whole = self.path / f"{name}.parquet"
+            if name != "rows" and whole.exists():
+                self._write(name, pq.read_table(whole).filter(pc.field("round") <= last))
+        self._scored = None
 
     def scored(self, view: str) -> set[int]:
         """The clients whose scores in a view are here already."""
-        return {row["client"] for row in self.table("clients") if row["view"] == view}
+        if self._scored is None:
+            self._scored = defaultdict(set)
+            for part in self._parts("clients"):
+                pairs = part.select(["view", "client"]).group_by(["view", "client"]).aggregate([]).to_pylist()
+                self._remember((row["view"], row["client"]) for row in pairs)
+        return self._scored[view]
 
     def save_scores(self, rows: Table, round: int, seconds: float, how: Mapping[str, str]) -> dict[str, dict[str, float]]:
         """Adds the scores; gives the mean over clients per view and metric. how: which rows were scored, and when."""
-        again = {(row["client"], row["view"]) for row in rows}
-        kept = [row for row in self.table("clients") if row["round"] != round or (row["client"], row["view"]) not in again]
-        self._write("clients", kept + rows)
-        self._append("evaluations", [{"round": round, "seconds": seconds, **how}])
+        self.scored("")
+        self._replace("clients", round, pa.Table.from_pylist(rows))
+        self._write_part("evaluations", round, pa.Table.from_pylist([{"round": round, "seconds": seconds, **how}]))
+        self._remember((row["view"], row["client"]) for row in rows)
         views: dict[str, dict[str, list[float]]] = {}
         for row in rows:
             views.setdefault(row["view"], {}).setdefault(row["metric"], []).append(row["value"])
         return {view: {name: fmean(values) for name, values in metrics.items()} for view, metrics in views.items()}
 
-    def save_marks(self, scores: Mapping[int, Mapping[str, Marks]], names: Sequence[str], last: bool) -> None:
+    def save_marks(self, scores: Mapping[int, Mapping[str, Marks]], clients: Sequence[Client], round: int, last: bool) -> None:
         """Row by row what was counted: of the frozen base as soon as it is scored, of the other views at the end."""
         new = [
-            pa.table({"client": [c] * len(m.rows), "name": [names[c]] * len(m.rows), "view": [v] * len(m.rows), "row": m.rows, **m.counts})
+            pa.table({"client": [c] * n, "name": [clients[c].name] * n, "view": [v] * n, "row": m.rows, **m.counts})
             for c, views in sorted(scores.items())
             for v, m in views.items()
-            if last or v == "base"
-        ]  # fmt: skip
-        if not new:
-            return
-        if (file := self.path / "rows.parquet").exists():
-            again = [client for client, views in scores.items() if "base" in views]
-            new.insert(0, pq.read_table(file).filter((pc.field("view") == "base") & ~pc.field("client").isin(again)))
-        table = pa.concat_tables(new)
-        self._whole("rows.parquet", lambda file: pq.write_table(table, file))
+            if (last or v == "base") and (n := len(m.rows)) >= 0
+        ]
+        if new:
+            self._replace("rows", round, pa.concat_tables(new))
 
     def totals(self) -> dict[str, dict[str, float]]:
-        """Per view the sum of every count over all clients' rows."""
-        rows = pq.read_table(self.path / "rows.parquet")
+        """Per view the sum of every count over all rows of the clients that were scored at last."""
+        rows = pa.concat_tables(self._parts("rows"), promote_options="default")
+        rows = rows.filter(pc.field("client").isin(rows.filter(pc.field("view") == "personal")["client"].unique()))
         keys = [name for name in rows.column_names if name not in ("client", "name", "view", "row")]
         sums = rows.group_by("view", use_threads=False).aggregate([(key, "sum") for key in keys]).to_pylist()
         return {row["view"]: {key: row[f"{key}_sum"] for key in keys} for row in sums}
 
-    def _save_bytes(self, round: int, costs: Mapping[int, Mapping[str, Mapping[str, int]]]) -> None:
-        rows = [
-            {"round": round, "client": client, "direction": direction, "role": role, "bytes": n}
-            for client, ways in costs.items()
-            for direction, roles in ways.items()
-            for role, n in roles.items()
-        ]
-        self._part("bytes", round + 1, rows)
+    def crossed(self) -> dict[tuple[str, str], int]:
+        """Bytes in all, by direction and role."""
+        found: dict[tuple[str, str], int] = defaultdict(int)
+        for part in self._parts("bytes"):
+            for row in part.group_by(["direction", "role"]).aggregate([("bytes", "sum")]).to_pylist():
+                found[row["direction"], row["role"]] += row["bytes_sum"]
+        return dict(found)
 
-    def _part(self, name: str, number: int, rows: Table) -> None:
-        """One file for each number, so that a round costs the same however many there have been."""
-        (self.path / name).mkdir(exist_ok=True)
-        if rows:
-            self._write(f"{name}/{number:06d}", rows)
+    def last_inside(self) -> Table:
+        """The rows of `inside` of the last round that has any."""
+        return [row for file in list(self._files("inside"))[-1:] for row in pq.read_table(file).to_pylist()]
 
     def finish(self, summary: dict[str, Any]) -> None:
         """The last file: a run that has it is complete."""
+        for name in JOINED:
+            parts = list(self._parts(name))
+            if parts:
+                whole = pa.concat_tables(parts, promote_options="default")
+                self._write(name, whole.sort_by("client") if name == "rows" else whole)
+                shutil.rmtree(self.path / name, ignore_errors=True)
         self.write_json("summary.json", summary)
 
     def write_json(self, name: str, value: Any) -> None:
@@ -171,22 +175,76 @@ class RunFolder:
     def write_text(self, name: str, text: str) -> None:
         self._whole(name, lambda file: file.write_text(text, encoding="utf-8"))
 
-    def _append(self, name: str, rows: Table) -> None:
-        last = max(row["round"] for row in rows)
-        self._write(name, [row for row in self.table(name) if row["round"] < last] + rows)
+    def _save_bytes(self, round: int, reports: Reports) -> None:
+        told = [
+            [(way, role, n) for way, roles in zip(("up", "down"), cost, strict=True) for role, n in roles.items()]
+            for cost in reports.costs
+        ]
+        flat, sizes = [entry for own in told for entry in own], np.array([len(own) for own in told])
+        each, starts = sizes[reports.cost], np.cumsum(sizes) - sizes
+        at = np.repeat(starts[reports.cost] - np.cumsum(each) + each, each) + np.arange(each.sum())
+        (self.path / "bytes").mkdir(exist_ok=True)
+        if len(at):
+            directions, roles, costs = (pa.array(column).take(pa.array(at)) for column in zip(*flat, strict=True))
+            self._write_part("bytes", round + 1, _ledger(round, np.repeat(reports.client, each), costs, directions, roles))
 
-    def _write(self, name: str, rows: Table) -> None:
-        self._whole(f"{name}.parquet", lambda file: pq.write_table(pa.Table.from_pylist(rows), file))
+    def _parts(self, name: str) -> Iterator[pa.Table]:
+        """The table's pieces, in the order of their rounds. A whole file is of before the run was resumed: what a part tells anew is
+        left out of it."""
+        whole, parts = self.path / f"{name}.parquet", list(self._files(name))
+        if whole.exists():
+            before = pq.read_table(whole)
+            if name == "rows":
+                before = _without(
+                    before, WHOSE, {key for part in parts for key in _keys(pq.read_table(part, columns=WHOSE), WHOSE)}
+                )
+            else:
+                before = before.filter(~pc.field("round").isin([int(file.stem) for file in parts]))
+            yield before
+        yield from map(pq.read_table, parts)
+
+    def _files(self, name: str) -> Iterator[Path]:
+        return iter(sorted((self.path / name).glob("*.parquet")))
+
+    def _replace(self, name: str, round: int, new: pa.Table) -> None:
+        """A part, in which rows of before stay unless they are told anew."""
+        file, whole = self.path / name / f"{round:06d}.parquet", self.path / f"{name}.parquet"
+        before = pq.read_table(file) if file.exists() else None
+        if before is None and name != "rows" and whole.exists():
+            before = pq.read_table(whole).filter(pc.field("round") == round)
+        if before is not None:
+            new = pa.concat_tables([_without(before, WHOSE, set(_keys(new, WHOSE))), new], promote_options="default")
+        self._write_part(name, round, new.sort_by("client"))
+
+    def _write_part(self, name: str, number: int, rows: pa.Table) -> None:
+        """One file for each number."""
+        (self.path / name).mkdir(exist_ok=True)
+        self._write(f"{name}/{number:06d}", rows)
+
+    def _write(self, name: str, rows: pa.Table) -> None:
+        self._whole(f"{name}.parquet", lambda file: pq.write_table(rows, file))
 
     def _whole(self, name: str, write: Callable[[Path], Any]) -> None:
         temporary = (self.path / name).with_name(f".{Path(name).name}.tmp")
         write(temporary)
         os.replace(temporary, self.path / name)
 
+    def _remember(self, pairs: Iterator[tuple[str, int]]) -> None:
+        assert self._scored is not None
+        for view, client in pairs:
+            self._scored[view].add(client)
 
-def _tagged(**states: State) -> State:
-    return {f"{tag}|{name}": t.detach().cpu().contiguous() for tag, state in states.items() for name, t in state.items()}
+
+def _ledger(round: int, clients: Any, costs: Any, directions: Any, roles: Any) -> pa.Table:
+    return pa.table(
+        {"round": np.full(len(clients), round), "client": clients, "direction": directions, "role": roles, "bytes": costs}
+    )
 
 
-def _under(tensors: State, tag: str) -> State:
-    return {name.removeprefix(f"{tag}|"): t for name, t in tensors.items() if name.startswith(f"{tag}|")}
+def _without(rows: pa.Table, keys: Sequence[str], told: set[tuple[Any, ...]]) -> pa.Table:
+    """The rows whose keys are not among these."""
+    return rows.filter(pa.array([key not in told for key in _keys(rows, keys)], pa.bool_()))
+
+
+def _keys(rows: pa.Table, keys: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+    return zip(*(rows[key].to_pylist() for key in keys), strict=True)

@@ -3,14 +3,17 @@
 from collections.abc import Sequence
 from itertools import pairwise
 from math import cos, pi
+from typing import TypeVar
 
 import numpy as np
 
 Group = tuple[int, ...]
 """Clients (their numbers) that train in one forward; at most `seats` of them."""
 
-SLICES = 64
-"""At most so many partial sums per round. A constant, so that the order of addition never depends on the actors."""
+T = TypeVar("T")
+
+SLICES = 128
+"""At most so many leaves of a round's sum. A constant, so that the order of addition never depends on the actors."""
 
 
 def cohort(seed: int, round: int, population: int, size: int | float | None) -> tuple[int, ...]:
@@ -38,14 +41,42 @@ def groups(clients: Sequence[int], seats: int) -> tuple[Group, ...]:
     return tuple(tuple(clients[i : i + seats]) for i in range(0, len(clients), seats))
 
 
+def longest_first(clients: Sequence[int], work: Sequence[float] | np.ndarray) -> tuple[int, ...]:
+    """Clients by their work (of every client), the largest first: who sits together works alike, and nobody waits for a late giant."""
+    own = np.asarray(work)[list(clients)]
+    return tuple(clients[i] for i in np.argsort(-own, kind="stable").tolist())
+
+
 def slices(groups: Sequence[Group], limit: int = SLICES) -> tuple[tuple[Group, ...], ...]:
     """Groups in their order, divided as evenly as can be into at most `limit` slices.
 
-    An actor sums its slice in order and the driver sums slices in order, so the result is the same to the bit whoever
-    trains which slice.
+    A slice is summed in order, and sums are added up along a tree over all slices (see `Fold`), so the result is the same to
+    the bit whoever trains which slice.
     """
     bounds = np.linspace(0, len(groups), min(limit, len(groups)) + 1).astype(int)
     return tuple(tuple(groups[a:b]) for a, b in pairwise(bounds))
+
+
+def dealt(slices: Sequence[T]) -> list[T]:
+    """Slices that get ever shorter, put in an order in which each half of the tree over them, and each half of a half, has as much to
+    do as the other: they are dealt to both halves in turn."""
+    return [*dealt(slices[0::2]), *dealt(slices[1::2])] if len(slices) > 1 else [*slices]
+
+
+def regions(slices: int, actors: int) -> list[range]:
+    """Neighbouring slices for each actor: with 2, 4, 8, … of them whole subtrees."""
+    bounds = [-(-slices * a // actors) for a in range(actors + 1)]
+    return [range(a, b) for a, b in pairwise(bounds)]
+
+
+def chunks(count: int, parts: int, least: int, most: int) -> list[tuple[int, int]]:
+    """`count` things in chunks of one part of what is left, at least and at most so many: the bounds of each."""
+    found, at = [], 0
+    while at < count:
+        size = max(least, min(most, (count - at) // parts))
+        found.append((at, min(at + size, count)))
+        at += size
+    return found
 
 
 def learning_rate(first: float, last: float, round: int, rounds: int) -> float:

@@ -76,32 +76,25 @@ def _scores(job: Job, folder: RunFolder) -> dict[str, Any]:
 
 def _bytes(job: Job, folder: RunFolder) -> dict[str, Any]:
     """What crossed in all, what was told before the first round included; by role; and one update beside what else could be sent."""
-    rows = folder.table("bytes")
-    ways: dict[str, Any] = {way: sum(r["bytes"] for r in rows if r["direction"] == way) for way in ("up", "down")}
-    roles = {(r["direction"], r["role"]) for r in rows}
-    by_role = {
-        way: {
-            role: sum(r["bytes"] for r in rows if (r["direction"], r["role"]) == (way, role))
-            for w, role in sorted(roles)
-            if w == way
-        }
-        for way in ("up", "down")
-    }
+    crossed = folder.crossed()
+    by_role = {way: {role: n for (w, role), n in sorted(crossed.items()) if w == way} for way in ("up", "down")}
+    ways: dict[str, Any] = {way: sum(roles.values()) for way, roles in by_role.items()}
     return {**ways, "by_role": by_role, "one_update": {"up": job.up.bytes(), "down": job.down.bytes(), **job.costs.instead}}
 
 
 def _inside(folder: RunFolder) -> dict[str, float]:
     """Means over clients and blocks at the last evaluation: routing's entropy and drift, gates, shares of the grafted experts."""
-    rows = folder.table("inside")
-    last = [r for r in rows if r["round"] == max(r["round"] for r in rows)]
+    last = folder.last_inside()
     names = [n for n in (last[0] if last else {}) if n in ("entropy", "drift") or n.startswith(("gate.", "share."))]
     return {name: fmean(r[name] for r in last) for name in names}
 
 
 def _clients(folder: RunFolder) -> list[dict[str, Any]]:
-    """One entry per client: its name, and its last scores by view and metric."""
+    """One entry per client of the last evaluation: its name, and its last scores by view and metric."""
+    rows = sorted(folder.table("clients"), key=lambda row: (row["client"], row["round"]))
+    scored = {row["client"] for row in rows if row["round"] == max(row["round"] for row in folder.table("evaluations"))}
     clients: dict[int, dict[str, Any]] = {}
-    for row in sorted(folder.table("clients"), key=lambda row: (row["client"], row["round"])):
+    for row in (row for row in rows if row["client"] in scored):
         entry = clients.setdefault(row["client"], {"client": row["name"]})
         entry.setdefault(row["view"], {})[row["metric"]] = row["value"]
     return list(clients.values())

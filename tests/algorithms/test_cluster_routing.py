@@ -11,7 +11,7 @@ from flexray.algorithms.cluster_routing import ClusterRouting
 from flexray.config import Experiment
 from flexray.errors import ConfigError
 from flexray.parts import Lora
-from flexray.sim.plan import prepare
+from flexray.sim.planning.plan import prepare
 from flexray.sim.run_folder import RunFolder
 from tests.algorithms.toy import ToyTrainer, play
 

@@ -10,7 +10,7 @@ from flexray.models import packing
 from flexray.models.backbone import Backbone
 from flexray.models.seats import Seats
 from flexray.parts import Gate, Graft, Lora
-from flexray.sim.lm import Row, collate, pack, respond
+from flexray.sim.local.lm import Row, collate, pack, respond
 from tests.models.small import FAMILIES, VOCABULARY, backbone, flex_parts, random_state
 
 PARTS = flex_parts(Graft(rank=2), Gate(), Lora(rank=2))

@@ -5,10 +5,10 @@ import pytest
 
 from flexray.config import Experiment
 from flexray.data.clients import Client
-from flexray.sim.forecast import Forecast
 from flexray.sim.job import Costs, Layout
-from flexray.sim.plan import Plan
-from flexray.sim.sizes import Disk, Memory
+from flexray.sim.planning.forecast import Forecast
+from flexray.sim.planning.plan import Plan
+from flexray.sim.planning.sizes import Disk, Memory
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def plan(client):
             "bytes_down": 98_304,
             "costs": Costs(4_000_000, 400_000, {"lora_on_experts": 884_736, "full_model": 10_252_800}),
             "memory": Memory(10_300_000, 300_000_000, 26_000_000, 260_000_000, 640_000_000, 4),
-            "disk": Disk(2, 0, 788_000),
+            "disk": Disk(2, 788_000),
             "forecast": Forecast(7.5, 0.5, 12, 2.0, 4, 1.25),
             "notes": ("3 rows without a response dropped, at 1 of 2 clients",),
         }

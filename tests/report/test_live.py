@@ -7,13 +7,13 @@ from rich.console import Console
 
 from flexray.metric import Number
 from flexray.report import live
-from flexray.sim.reports import ClientReport
+from flexray.sim.reports import ClientReport, Reports
 from flexray.sim.round import RoundReport
 from flexray.sim.run import Evaluated, Finished, Progress, RoundDone, Started
 
 
 def report(round: int) -> RoundReport:
-    clients = tuple(ClientReport(i, 2.5, 10, 3000, 12, 100, 100) for i in range(2))
+    clients = Reports.of([ClientReport(i, 2.5, 10, 3000, 12, {"lora": 100}, {"lora": 100}) for i in range(2)])
     return RoundReport(round, clients, 1.2, 1.0, 0.1)
 
 

@@ -5,7 +5,7 @@ from rich.console import Console
 from flexray.config import Experiment
 from flexray.report import plan as report
 from flexray.sim.job import Layout
-from flexray.sim.sizes import Disk, Memory
+from flexray.sim.planning.sizes import Disk, Memory
 
 
 def printed(plan, width: int = 80) -> list[str]:
@@ -58,7 +58,7 @@ def test_the_plan_as_a_script_reads_it(plan):
 
 
 def test_what_was_not_measured_or_is_not_there_has_no_line(plan):
-    lines = printed(plan(forecast=None, disk=Disk(2, 0, 0)))
+    lines = printed(plan(forecast=None, disk=Disk(2, 0)))
     assert not [line for line in lines if line.startswith(("time", "disk"))]
 
 

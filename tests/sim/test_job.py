@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 
 from flexray.data.clients import Client
-from flexray.sim.plan import prepare
+from flexray.sim.planning.plan import prepare
 
 
 def test_a_pickled_job_is_the_same_job(small, tmp_path):

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from flexray import api
-from flexray.sim.gauge import Gauge
-from flexray.sim.plan import Plan, prepare
+from flexray.sim.planning.gauge import Gauge
+from flexray.sim.planning.plan import Plan, prepare
 from flexray.sim.round import InlinePool
 from flexray.sim.run import RoundDone, run
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from flexray import api
 from flexray.config import Experiment
 from flexray.errors import ConfigError, RunError
-from flexray.sim.plan import prepare
+from flexray.sim.planning.plan import prepare
 from flexray.sim.run import Evaluated, Finished, Progress, RoundDone, Started
 from flexray.sim.run_folder import RunFolder
 
@@ -123,22 +123,24 @@ def test_events_tell_the_whole_story_in_order(events_and_run):
 
 
 @pytest.mark.parametrize(("who", "scored"), [("all", 3), ("cohort", 1), (2, 2)])
-def test_who_is_scored_in_between_and_all_at_the_end(small, tmp_path, who, scored):
-    events = []
-    x = small(cohort=1, evaluation={"clients": who, "every": 1}, rounds=1)
-    api.simulate(x, tmp_path / "run", watch=events.append)
-    assert [e.clients for e in events if isinstance(e, Evaluated)] == [scored, 3]
+def test_who_is_scored_in_between_and_at_the_end(small, tmp_path, who, scored):
+    for key, expected in (("clients", [scored, 3]), ("last", [3, scored])):
+        events = []
+        x = small(cohort=1, evaluation={key: who, "every": 1}, rounds=1)
+        run = api.simulate(x, tmp_path / key, watch=events.append)
+        assert [e.clients for e in events if isinstance(e, Evaluated)] == expected
+        assert len(run.summary["clients"]) == expected[-1]
 
 
-def test_a_client_that_never_took_part_is_served_its_start(small, tmp_path):
+def test_a_client_that_never_took_part_is_served_its_start_and_owns_nothing(small, tmp_path):
     run = api.simulate(small(cohort=1, rounds=1), tmp_path / "run")
     assert len(run.summary["clients"]) == 3
-    assert len(list((run.path / "private").iterdir())) == 3
+    assert len(list((run.path / "private").iterdir())) == 1
 
 
 def test_a_failing_client_is_named_with_its_round_and_the_way_on(small, tmp_path):
     x = small(train={"lr": 1e30, "final_lr": 1e30, "optimizer": "sgd", "clip": None, "steps": 3, "batch": 2})
-    with pytest.raises(RunError, match=r"round 0, client client-0: FloatingPointError.*\n.*flexray simulate --resume") as e:
+    with pytest.raises(RunError, match=r"round 0, client client-\d: FloatingPointError.*\n.*flexray simulate --resume") as e:
         api.simulate(x, tmp_path / "run")
     assert "train.lr" in str(e.value)
     assert not (tmp_path / "run" / "summary.json").exists()

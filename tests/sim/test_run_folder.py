@@ -2,7 +2,7 @@
 
 import torch
 
-from flexray.sim.reports import ClientReport
+from flexray.sim.reports import ClientReport, Reports
 from flexray.sim.round import RoundReport, Server
 from flexray.sim.run_folder import RunFolder
 from flexray.state import ServerState, Update
@@ -17,7 +17,7 @@ def server() -> Server:
 
 
 def test_the_servers_file_is_the_same_bytes_every_time(tmp_path):
-    report, found = RoundReport(3, (ClientReport(0, 1.0, 2, 9, 4, {"lora": 8}, {"lora": 8}),), 1.0, 0.5, 0.1), set()
+    report, found = RoundReport(3, Reports.of([ClientReport(0, 1.0, 2, 9, 4, {"lora": 8}, {"lora": 8})]), 1.0, 0.5, 0.1), set()
     for i in range(8):
         out = tmp_path / str(i)
         out.mkdir()

@@ -1,0 +1,1 @@
+"""What one process does with its clients: batches, local steps, scoring, generation."""

@@ -1,0 +1,1 @@
+"""What clients own, between their turns: in memory and at rest."""

@@ -1,0 +1,38 @@
+"""Which task an actor takes next."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Queues(Generic[T]):
+    """Tasks for anybody, and behind them each actor's own, all in their order. Who has done them takes the next one of whoever has most
+    left, unless they are `bound` to their actors."""
+
+    def __init__(self, free: Sequence[T], own: Sequence[Sequence[T]], bound: bool = False):
+        self._free, self._own, self._bound = deque(free), [deque(mine) for mine in own], bound
+
+    def take(self, actor: int) -> T | None:
+        """The next task of an actor."""
+        queue = self._next(actor)
+        return queue.popleft() if queue else None
+
+    def peek(self, actor: int) -> T | None:
+        """What that would be now."""
+        queue = self._next(actor)
+        return queue[0] if queue else None
+
+    def _next(self, actor: int) -> deque[T] | None:
+        for queue in self._mine(actor):
+            if queue:
+                return queue
+        return max(self._own, key=len, default=None) if not self._bound else None
+
+    def _mine(self, actor: int) -> Iterator[deque[T]]:
+        yield self._free
+        if actor < len(self._own):
+            yield self._own[actor]
