@@ -1,7 +1,7 @@
 """The experts' forward and backward against transformers' own: eager, batched_mm and grouped_mm.
 
     python -m benchmarks.experts [--quick] [--threads 1] [--only tiny middle large] [--dtype float32 bfloat16] [--turns 5]
-                                 [--clock wall]
+                                 [--clock wall] [--picture benchmarks/pictures/experts]
 
 One layer of Qwen2-MoE experts with random weights, frozen and trained, on the CPU. Outputs and gradients of all are compared
 first. Then turn by turn in one process, in an order drawn anew for each turn, every contestant takes the same steps, each step
@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks import panels, pictures
 from benchmarks.common import machine, table
 from flexray.models.experts import NAME, RECOMPUTE, register
 
@@ -180,7 +181,7 @@ def _check(layer: _Layer, names: list[str]) -> None:
 
 def _cells(row: Row) -> tuple[str, ...]:
     ms = ("–" if t is None else f"{t:.2f}" if t < 10 else f"{t:.0f}" for t in row.ms.values())
-    return str(row.shape), row.dtype, "trained" if row.trained else "frozen", *ms, f"{row.ratio:.2f}"
+    return str(row.shape), row.dtype, _kind(row), *ms, f"{row.ratio:.2f}"
 
 
 HEAD = (
@@ -200,9 +201,11 @@ def main() -> None:
     parser.add_argument("--dtype", nargs="+", choices=("float32", "bfloat16"), default=("float32", "bfloat16"))
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
+    pictures.add_option(parser)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    print(machine())
+    note = machine()
+    print(note)
     print(f"{options.threads} thread(s), {options.clock} clock, medians of {options.turns} turns")
     shapes = tuple(s for s in (QUICK if options.quick else SHAPES) if s.size in options.only)
     found = []
@@ -213,6 +216,19 @@ def main() -> None:
     for trained in {row.trained for row in found}:
         ratios = [row.ratio for row in found if row.trained == trained]
         print(f"{'trained' if trained else 'frozen'}: {min(ratios):.2f} to {max(ratios):.2f}, median {median(ratios):.2f}")
+    pictures.write(panels.experts(_ratios(found)), options.picture, note)
+
+
+def _ratios(found: list[Row]) -> dict[str, dict[str, dict[str, float]]]:
+    """By frozen or trained, dtype and shape."""
+    ratios: dict[str, dict[str, dict[str, float]]] = {}
+    for row in found:
+        ratios.setdefault(_kind(row), {}).setdefault(row.dtype, {})[str(row.shape)] = row.ratio
+    return ratios
+
+
+def _kind(row: Row) -> str:
+    return "trained" if row.trained else "frozen"
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What does a round cost besides training? Clients that train nothing, so that everything else is left.
 
     python -m benchmarks.overhead                    # all of it: about 40 minutes; `make peers` first
+    python -m benchmarks.overhead --picture benchmarks/pictures/overhead
     python -m benchmarks.overhead --quick            # fewer rounds, one repetition
     python -m benchmarks.overhead --only flexray "bare Ray" --task small
 
@@ -43,6 +44,7 @@ from typing import Any
 import psutil
 
 import flexray
+from benchmarks import panels, pictures
 from benchmarks.common import MIB, interleaved, machine, middle, table, workers
 from benchmarks.rivals.task import Task, peak
 from flexray.config import Experiment
@@ -190,8 +192,8 @@ def contestants(peers: Path) -> dict[str, Callable[[Cell, Task, Path], Cost]]:
     return {"flexray": ours} | {name: partial(rival, c) for name, c in commands.items() if name not in missing}
 
 
-def measure(name: str, cell: Cell, options: argparse.Namespace, folder: Path) -> None:
-    """Checks everybody, times everybody, prints a table."""
+def measure(name: str, cell: Cell, options: argparse.Namespace, folder: Path) -> dict[str, float]:
+    """Checks everybody, times everybody, prints a table; each one's milliseconds."""
     everybody = contestants(options.peers)
     chosen = {n: run for n, run in everybody.items() if not options.only or n in options.only}
     task = Task(rows_of(cell.clients), PER_RANK * cell.rank, cell.owned, cell.changes, rounds=options.rounds)
@@ -203,7 +205,9 @@ def measure(name: str, cell: Cell, options: argparse.Namespace, folder: Path) ->
         if not wrong < TOLERANCE:
             sys.exit(f"{who} does not aggregate correctly")
     turns = {who: partial(run, cell, task, folder) for who, run in chosen.items()}
-    report(cell, interleaved(turns, options.repetitions))
+    given = interleaved(turns, options.repetitions)
+    report(cell, given)
+    return {who: median(c.ms for c in found) for who, found in given.items()}
 
 
 def report(cell: Cell, given: dict[str, list[Cost]]) -> None:
@@ -230,13 +234,21 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="four rounds, one repetition")
     parser.add_argument("--peers", type=Path, default=ROOT / ".peers", help="where `make peers` put them")
+    pictures.add_option(parser)
     options = parser.parse_args()
     if options.quick:
         options.rounds, options.repetitions = 4, 1
-    print(machine())
+    note = machine()
+    print(note)
     with TemporaryDirectory() as folder:
-        for name in options.task:
-            measure(name, CELLS[name], options, Path(folder))
+        costs = {_work(CELLS[name]): measure(name, CELLS[name], options, Path(folder)) for name in options.task}
+    pictures.write(panels.overhead(costs, {_work(c): c.goal for c in CELLS.values()}), options.picture, note)
+
+
+def _work(cell: Cell) -> str:
+    """A task in words."""
+    owned = f", {4e-6 * cell.owned:.0f} MB of their own {'that change' if cell.changes else 'that stay'}" if cell.owned else ""
+    return f"{cell.clients:,} clients × {4e-6 * PER_RANK * cell.rank:.3g} MB{owned}"
 
 
 if __name__ == "__main__":

@@ -53,13 +53,16 @@ def overhead(costs: Mapping[str, Mapping[str, float]], goals: Mapping[str, float
     ]  # fmt: skip
 
 
-def experts(seconds: Mapping[str, Mapping[str, Mapping[int, float]]], unit: str = "ms", ours: str = "flexray") -> list[Panel]:
-    """seconds[case][implementation][experts]: how long a forward and backward took, in `unit`; `ours` over the best of others."""
-    panels = []
-    for case, by_name in seconds.items():
-        lines = [Series(name, list(own), list(own.values())) for name, own in by_name.items()]
-        panels.append(Panel(case, "experts", f"forward + backward, {unit}", lines, log="xy"))
-    return panels
+def experts(ratios: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[Panel]:
+    """ratios[frozen or trained][dtype][shape]: how long the best of transformers' forwards takes over ours."""
+    return [
+        Panel(
+            f"{kind} experts, forward and backward", "time of the best of transformers' over ours", "",
+            [Series(dtype, list(own), list(own.values())) for dtype, own in by_dtype.items()],
+            (Goal(1.0, "as fast"), *((Goal(1.3, "goal: 1.3"),) if kind == "frozen" else ())), bars=True, form=".2f",
+        )
+        for kind, by_dtype in ratios.items()
+    ]  # fmt: skip
 
 
 def scale(

@@ -97,7 +97,7 @@ def draw(panels: Sequence[Panel], file: Path, note: str = "") -> None:
     rows = -(-len(panels) // columns)
     height = 0.3 + sum(max(_height(p) for p in panels[i : i + columns]) for i in range(0, len(panels), columns))
     ratios = [max(_height(p) for p in panels[i : i + columns]) for i in range(0, len(panels), columns)]
-    with matplotlib.rc_context({"svg.hashsalt": "flexray", "font.size": 9}):
+    with matplotlib.rc_context({"svg.hashsalt": "flexray", "svg.fonttype": "none", "font.size": 9}):
         figure = Figure(figsize=(INCHES, height), layout="constrained")
         grid: Any = figure.subplots(rows, columns, squeeze=False, gridspec_kw={"height_ratios": ratios})
         for axes, panel in zip(grid.flat, panels, strict=False):

@@ -3,7 +3,7 @@
     python -m benchmarks.seats [--batches 1 4 8 16] [--seats 1 2 4 8 16] [--picture benchmarks/pictures/seats]
 
 The same clients take the same steps on the same rows in every case; K of them sit in one forward, the others take turns. One
-process, one thread, no Ray: first the weights after a round are compared with those of one client at a time, then rounds of all K
+process, one thread, no Ray: first the weights after two rounds are compared with those of one client at a time, then rounds of all K
 are played turn by turn. Tokens count where they are, padding never does. The time is that of local training; reading and
 writing private state is left out, as it is the same for all K.
 """
@@ -80,16 +80,16 @@ def case(batch: int, seats: int, options: argparse.Namespace, folder: Path, **tr
 
 
 def check(batch: int, options: argparse.Namespace, folder: Path) -> None:
-    """K seats give the weights of one by one, to rounding: after a round of plain gradient steps, as AdamW's first steps go as
+    """K seats give the weights of one by one, to rounding: after two rounds of plain gradient steps, as AdamW's first steps go as
     far whatever the gradient, and where that is all but zero they follow its rounding."""
     cases = [case(batch, seats, options, folder, steps=2, optimizer="sgd") for seats in options.seats]
     for each in cases:
-        next(each.rounds)
+        next(each.rounds), next(each.rounds)
         each.rounds.close()
     one = cases[0]
-    start, after = one.own(0), one.own(1)
+    before, after = one.own(1), one.own(2)  # the second round, as nothing is kept of what clients start with
     for each in cases[1:]:
-        pairs = list(zip(each.own(1), after, start, strict=True))
+        pairs = list(zip(each.own(2), after, before, strict=True))
         private = max(norm(sub(a, b)) / norm(sub(b, s)) for a, b, s in pairs)
         shared = norm(sub(each.shared(), one.shared())) / norm(one.shared())
         print(

@@ -2,7 +2,7 @@
 
     python -m benchmarks.throughput                # 16 clients on 4 actors: about 25 minutes; Flower after `make peers`
     python -m benchmarks.throughput --seats 4      # so many clients per forward, instead of what flexray chooses
-    python -m benchmarks.throughput --quick        # 2 rounds × 5 steps, once
+    python -m benchmarks.throughput --quick        # 2 rounds × 5 steps, once; --picture benchmarks/pictures/throughput
 
 All do the same steps on the same rows from the same start, which is checked first: after one round their weights agree.
 Then they take turns, and each turn's ratio counts.
@@ -35,6 +35,7 @@ from time import perf_counter
 from typing import Any
 
 import flexray
+from benchmarks import panels, pictures
 from benchmarks.common import interleaved, machine, middle, table
 from benchmarks.peers import ROOT, Flower, Independent, Peer, Sequential
 from benchmarks.plain import State, Work
@@ -192,15 +193,21 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--peers", nargs="+", choices=("independent", "one process", "sequential", "Flower"))
     parser.add_argument("--flower", type=Path, default=ROOT / ".peers" / "flower" / "bin" / "python", help="Flower's Python")
+    pictures.add_option(parser)
     options = parser.parse_args()
     if options.quick:
         options.rounds, options.steps, options.repetitions = 2, 5, 1
-    print(machine())
+    note = machine()
+    print(note)
     with TemporaryDirectory() as folder:
-        measure(options, Path(folder))
+        given = measure(options, Path(folder))
+    report(given)
+    rates = {"flexray": [s.rounds for s in given.pop("flexray")], **given}
+    pictures.write(panels.throughput(rates), options.picture, note)
 
 
-def measure(options: argparse.Namespace, folder: Path) -> None:
+def measure(options: argparse.Namespace, folder: Path) -> dict[str, list[Any]]:
+    """What everybody gave in each repetition: flexray a Speed, others tokens per second."""
     x = experiment(options.rounds, options.steps, options.seats, str(folder / "cache"))
     job, starts, shared, own = first_round(x.model_copy(update={"rounds": 1}), folder / "first")
     works, layout = works_of(x, job, starts), job.layout
@@ -222,14 +229,16 @@ def measure(options: argparse.Namespace, folder: Path) -> None:
         check(name, works, (shared, own), peer.run(1)[1:])
     runs: dict[str, Callable[[], Any]] = {"flexray": simulated(x, folder)}
     runs |= {name: rated(peer, works, options.rounds) for name, peer in peers.items()}
-    report(interleaved(runs, options.repetitions))
+    given = interleaved(runs, options.repetitions)
     for peer in peers.values():
         peer.close()
+    return given
 
 
 def report(given: dict[str, list[Any]]) -> None:
     """Medians over repetitions of the ratio within each repetition."""
-    ours: list[Speed] = given.pop("flexray")
+    ours: list[Speed] = given["flexray"]
+    given = {name: theirs for name, theirs in given.items() if name != "flexray"}
     rows = [
         ("flexray, all rounds", middle([s.rounds for s in ours], ".0f"), "1"),
         ("flexray, without the first round", middle([s.later for s in ours], ".0f"), ""),
