@@ -3,7 +3,7 @@
     python -m benchmarks.seats [--batches 1 4 8 16] [--seats 1 2 4 8 16] [--picture benchmarks/pictures/seats]
 
 The same clients take the same steps on the same rows in every case; K of them sit in one forward, the others take turns. One
-process, one thread, no Ray: first the weights after two rounds are compared with those of one client at a time, then rounds of all K
+process, one thread, no Ray: first the weights after a round are compared with those of one client at a time, then rounds of all K
 are played turn by turn. Tokens count where they are, padding never does. The time is that of local training; reading and
 writing private state is left out, as it is the same for all K.
 """
@@ -25,7 +25,9 @@ import torch
 from benchmarks import panels, pictures
 from benchmarks.common import interleaved, machine, middle, table
 from benchmarks.panels import MORE, enough
+from benchmarks.starts import starts
 from flexray.config import Experiment
+from flexray.sim.job import Job
 from flexray.sim.planning.plan import prepare
 from flexray.sim.private.store import PrivateStore
 from flexray.sim.round import InlinePool, RoundReport
@@ -46,7 +48,7 @@ class Case:
     seats: int
     rounds: Generator[RoundReport, None, None]
     folder: RunFolder
-    store: PrivateStore
+    job: Job
 
     def shared(self) -> State:
         """The shared adapters' B as they are now; they start at zero, so that they are what was moved."""
@@ -54,10 +56,10 @@ class Case:
         assert saved is not None
         return {name: t for name, t in saved[0].states[0].sent.weights.items() if name.endswith("/b")}
 
-    def own(self, before: int) -> list[State]:
-        """Every client's private weights as they were before a round."""
-        found = [self.store.load(k, before) for k in range(len(self.store.names))]
-        return [state.weights for state in found if state is not None]
+    def own(self) -> list[State]:
+        """Every client's private weights after the first round."""
+        store = PrivateStore(self.job.private, [c.name for c in self.job.trainees])
+        return [store.read(k, 0).weights for k in range(len(self.job.clients))]
 
 
 def experiment(batch: int, seats: int, options: argparse.Namespace, cache: Path, **train: Any) -> Experiment:
@@ -76,20 +78,20 @@ def case(batch: int, seats: int, options: argparse.Namespace, folder: Path, **tr
     out = Path(mkdtemp(prefix=f"batch-{batch}-seats-{seats}-", dir=folder))
     job, _ = prepare(experiment(batch, seats, options, folder / "cache", **train), {"CPU": 1.0}, out / "private")
     rounds = (event.report for event in run(job, InlinePool, out) if isinstance(event, RoundDone))
-    return Case(seats, rounds, RunFolder(out), PrivateStore(job.private, [c.name for c in job.trainees]))
+    return Case(seats, rounds, RunFolder(out), job)
 
 
 def check(batch: int, options: argparse.Namespace, folder: Path) -> None:
-    """K seats give the weights of one by one, to rounding: after two rounds of plain gradient steps, as AdamW's first steps go as
+    """K seats give the weights of one by one, to rounding: after a round of plain gradient steps, as AdamW's first steps go as
     far whatever the gradient, and where that is all but zero they follow its rounding."""
     cases = [case(batch, seats, options, folder, steps=2, optimizer="sgd") for seats in options.seats]
     for each in cases:
-        next(each.rounds), next(each.rounds)
+        next(each.rounds)
         each.rounds.close()
     one = cases[0]
-    before, after = one.own(1), one.own(2)  # the second round, as nothing is kept of what clients start with
+    before, after = starts(one.job), one.own()
     for each in cases[1:]:
-        pairs = list(zip(each.own(2), after, before, strict=True))
+        pairs = list(zip(each.own(), after, before, strict=True))
         private = max(norm(sub(a, b)) / norm(sub(b, s)) for a, b, s in pairs)
         shared = norm(sub(each.shared(), one.shared())) / norm(one.shared())
         print(

@@ -39,19 +39,17 @@ from benchmarks import panels, pictures
 from benchmarks.common import interleaved, machine, middle, table
 from benchmarks.peers import ROOT, Flower, Independent, Peer, Sequential
 from benchmarks.plain import State, Work
+from benchmarks.starts import starts as starts_of
 from flexray.config import Experiment
 from flexray.data.clients import order
 from flexray.data.corpus import Corpus
 from flexray.models import backbone, tiny
-from flexray.models.seats import Seats
-from flexray.sim.host import ClientHost
 from flexray.sim.job import Job
 from flexray.sim.local.newcomers import start_of
-from flexray.sim.local.trainer import SeatTrainer, rate
+from flexray.sim.local.trainer import rate
 from flexray.sim.planning.plan import prepare
 from flexray.sim.private.store import PrivateStore
 from flexray.sim.run_folder import RunFolder
-from flexray.state import seat
 
 CLIENTS = 16
 ACTORS = 4
@@ -86,23 +84,7 @@ def first_round(x: Experiment, folder: Path) -> tuple[Job, list[State], State, l
     assert saved is not None
     shared = start_of(x.algorithm, backbone.skeleton(x.model), x.seed)
     ends = [store.read(k, 0).weights for k in range(CLIENTS)]
-    return job, [shared | own for own in _starts(job)], saved[0].states[0].sent.weights, ends
-
-
-def _starts(job: Job) -> list[State]:
-    """What each client owns before its first local step."""
-    host = ClientHost(job)
-    sent, seats = host.open(), Seats(host.backbone, job.algorithm.parts, 1)
-
-    def start(client: int) -> State:
-        trainer = SeatTrainer(job, host.backbone, seats, host.corpus, (client,), 0)
-        return seat(job.algorithm.start(trainer, host.sent.widened(sent, (client,))).weights, 0)
-
-    try:
-        return [start(client) for client in range(CLIENTS)]
-    finally:
-        seats.detach()
-        host.close()
+    return job, [shared | own for own in starts_of(job)], saved[0].states[0].sent.weights, ends
 
 
 def works_of(x: Experiment, job: Job, starts: Sequence[State]) -> list[Work]:

@@ -185,6 +185,8 @@ def seldom(events: Iterator[Event], quiet: float = QUIET_SECONDS) -> Iterator[Ev
             yield held
         held, told = None, perf_counter()
         yield event
+    if held:
+        yield held
 
 
 def simulate(job: Job, out: Path, resume: bool = False) -> Iterator[Event]:

@@ -20,7 +20,8 @@ class Fold:
         self._sums: dict[tuple[int, int], np.ndarray] = {}
 
     def add(self, vector: np.ndarray, first: int, end: int) -> None:
-        """The sum of the leaves from `first` to before `end`."""
+        """The sum of the leaves from `first` to before `end`, of which none was added before."""
+        assert not any(a < end and first < b for a, b in self._sums), f"of {first} to {end} some were added already"
         for half, other in reversed(list(self._path(first, end))):
             if other not in self._sums:
                 self._sums[half] = vector

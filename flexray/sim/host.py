@@ -192,7 +192,8 @@ class ClientHost:
         return vectors, owned.keep(self.store, mine, round, after, self.sent.place)
 
     def _owned(self, group: Group, round: int, trainer: SeatTrainer, down: Update, known: Known | None) -> Owned:
-        return owned.take(self.store, group, round, known, lambda: self.algorithm.start(trainer, down), self.backbone.device)
+        start, lent = lambda: self.algorithm.start(trainer, down), self.sent.place
+        return owned.take(self.store, group, round, known, start, self.backbone.device, lent)
 
     def _fold(self, round: int, cluster: int, of: int) -> Fold:
         if self._round != round:

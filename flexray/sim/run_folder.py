@@ -96,16 +96,16 @@ class RunFolder:
 
     def forget_after(self, round: int) -> None:
         """Drop rows of rounds that were never committed, and of evaluations that came after."""
-        for name, last in (
-            ("rounds", round),
-            *((name, round + 1) for name in ("clients", "evaluations", "rows", "bytes", "inside")),
-        ):
+        for name in ("rounds", "clients", "evaluations", "rows", "bytes", "inside"):
+            last = round if name == "rounds" else round + 1
             for file in (self.path / name).glob("*.parquet"):
                 if int(file.stem) > last:
                     file.unlink()
             whole = self.path / f"{name}.parquet"
             if name != "rows" and whole.exists():
                 self._write(name, pq.read_table(whole).filter(pc.field("round") <= last))
+        for file in self._files("rows"):  # of an end that was not the last
+            self._write(f"rows/{file.stem}", pq.read_table(file).filter(pc.field("view") == "base"))
         self._scored = None
 
     def scored(self, view: str) -> set[int]:
@@ -141,7 +141,7 @@ class RunFolder:
 
     def totals(self) -> dict[str, dict[str, float]]:
         """Per view the sum of every count over all rows of the clients that were scored at last."""
-        rows = pa.concat_tables(self._parts("rows"), promote_options="default")
+        rows = pa.concat_tables(self._parts("rows"), promote_options="permissive")
         rows = rows.filter(pc.field("client").isin(rows.filter(pc.field("view") == "personal")["client"].unique()))
         keys = [name for name in rows.column_names if name not in ("client", "name", "view", "row")]
         sums = rows.group_by("view", use_threads=False).aggregate([(key, "sum") for key in keys]).to_pylist()
@@ -164,7 +164,7 @@ class RunFolder:
         for name in JOINED:
             parts = list(self._parts(name))
             if parts:
-                whole = pa.concat_tables(parts, promote_options="default")
+                whole = pa.concat_tables(parts, promote_options="permissive")
                 self._write(name, whole.sort_by("client") if name == "rows" else whole)
                 shutil.rmtree(self.path / name, ignore_errors=True)
         self.write_json("summary.json", summary)
@@ -195,9 +195,8 @@ class RunFolder:
         if whole.exists():
             before = pq.read_table(whole)
             if name == "rows":
-                before = _without(
-                    before, WHOSE, {key for part in parts for key in _keys(pq.read_table(part, columns=WHOSE), WHOSE)}
-                )
+                told = {key for part in parts for key in _keys(pq.read_table(part, columns=WHOSE), WHOSE)}
+                before = _without(before, WHOSE, told)
             else:
                 before = before.filter(~pc.field("round").isin([int(file.stem) for file in parts]))
             yield before
@@ -213,7 +212,7 @@ class RunFolder:
         if before is None and name != "rows" and whole.exists():
             before = pq.read_table(whole).filter(pc.field("round") == round)
         if before is not None:
-            new = pa.concat_tables([_without(before, WHOSE, set(_keys(new, WHOSE))), new], promote_options="default")
+            new = pa.concat_tables([_without(before, WHOSE, set(_keys(new, WHOSE))), new], promote_options="permissive")
         self._write_part(name, round, new.sort_by("client"))
 
     def _write_part(self, name: str, number: int, rows: pa.Table) -> None:

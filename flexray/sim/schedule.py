@@ -65,8 +65,15 @@ def dealt(slices: Sequence[T]) -> list[T]:
 
 def regions(slices: int, actors: int) -> list[range]:
     """Neighbouring slices for each actor: with 2, 4, 8, … of them whole subtrees."""
-    bounds = [-(-slices * a // actors) for a in range(actors + 1)]
-    return [range(a, b) for a, b in pairwise(bounds)]
+    return _regions(range(slices), actors)
+
+
+def _regions(among: range, actors: int) -> list[range]:
+    if actors % 2:
+        bounds = [among.start - (-len(among) * a // actors) for a in range(actors + 1)]
+        return [range(a, b) for a, b in pairwise(bounds)]
+    middle = -(-len(among) // 2)
+    return [*_regions(among[:middle], actors // 2), *_regions(among[middle:], actors // 2)]
 
 
 def chunks(count: int, parts: int, least: int, most: int) -> list[tuple[int, int]]:

@@ -11,13 +11,16 @@ from flexray.sim.private import at_rest
 from flexray.sim.work import Server
 from flexray.state import ServerState, State, Update
 
+EVERYBODYS = 0o666
+"""Mode of the file, less what the user's umask takes away: nothing in it is any client's own."""
+
 
 def write(path: Path, server: Server, round: int) -> None:
     """The server as it is after `round`."""
     every = [(f"{kind}{i}", state) for i, s in server.numbered() for kind, state in _kinds(s)]
     tensors = {f"{tag}|{name}": t.detach().cpu() for tag, state in every for name, t in state.items()}
     told = {"round": round, "clusters": server.clusters, "states": len(server.states)}
-    at_rest.write(path, tensors, {"server": json.dumps(told)})
+    at_rest.write(path, tensors, {"server": json.dumps(told)}, EVERYBODYS)
 
 
 def read(path: Path) -> tuple[Server, int]:

@@ -17,6 +17,9 @@ from flexray.state import ServerState
 
 PIECES = 2
 """An actor gets so large a part of the leaves that are left to it at a time."""
+FEW = 8
+"""An actor that has no more leaves begins with the longest; with more of them it follows the tree, so that sums soon meet and it never
+holds more than these."""
 SHORT = 0.01
 """Seconds for which it is not worth while to ask an actor."""
 MOST_SCORED = 16
@@ -146,8 +149,8 @@ def slices(job: Job, server: Server, round: int) -> list[list[tuple[Group, ...]]
 def training(
     job: Job, every: Sequence[Sequence[tuple[Group, ...]]], actors: int, pace: float
 ) -> tuple[tuple[Training, ...], ...]:
-    """Each actor's share of a round: neighbouring leaves, the longest first, several at a time as long as much is left, or they are
-    done in no time. With one client per actor, the leaves whose clients are at home there. pace: seconds of a client."""
+    """Each actor's share of a round: neighbouring leaves, of a few the longest first, several at a time as long as much is left, or they
+    are done in no time. With one client per actor, the leaves whose clients are at home there. pace: seconds of a client."""
     found: list[list[Training]] = [[] for _ in range(actors)]
     for cluster, leaves in enumerate(every):
         least = (
@@ -155,8 +158,8 @@ def training(
         )
         for a, own in enumerate(_shares(job, leaves, actors)):
             at = a if bound(job) else (a + cluster) % actors  # small clusters begin somewhere else each
-            longest = sorted(own, key=lambda leaf: -_load(job, leaf[1]))
-            chunks = [longest[i:j] for i, j in schedule.chunks(len(longest), PIECES, least, len(longest))]
+            ordered = sorted(own, key=lambda leaf: -_load(job, leaf[1])) if len(own) <= FEW else own
+            chunks = [ordered[i:j] for i, j in schedule.chunks(len(ordered), PIECES, least, len(ordered))]
             found[at] += [Training(cluster, len(leaves), tuple(chunk)) for chunk in chunks]
     return tuple(tuple(own) for own in found)
 

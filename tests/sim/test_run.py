@@ -4,6 +4,7 @@ import json
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 import yaml
 from safetensors.torch import load_file
 
@@ -11,8 +12,12 @@ from flexray import api
 from flexray.config import Experiment
 from flexray.errors import ConfigError, RunError
 from flexray.sim.planning.plan import prepare
-from flexray.sim.run import Evaluated, Finished, Progress, RoundDone, Started
+from flexray.sim.private.store import PrivateStore
+from flexray.sim.run import Evaluated, Finished, Progress, RoundDone, Started, run
 from flexray.sim.run_folder import RunFolder
+from flexray.sim.work import Scoring
+from flexray.state import ClientState
+from tests.sim.played import PlayedPool
 
 CPU4 = {"CPU": 4.0}
 
@@ -196,3 +201,158 @@ def test_a_users_method_travels_with_the_job(small, tmp_path):
     assert api.resume(run.path).summary["clients"] == run.summary["clients"]
     job, _ = prepare(x, CPU4, tmp_path)
     assert {s[0] for n, s in job.shapes.items() if n.endswith("/a")} == {3}
+
+
+def test_progress_told_together():
+    """(2 · 1 + 3 · 2) / 5"""
+    both = Progress(1, 2, 9, 1.0, 10).plus(Progress(1, 3, 9, 2.0, 20))
+    assert both == Progress(1, 5, 9, 1.6, 30)
+
+
+ORDERS = {
+    "scoring first": list,
+    "scoring last": lambda tasks: sorted(tasks, key=lambda task: isinstance(task, Scoring)),
+    "backwards": lambda tasks: tasks[::-1],
+    "in turns": lambda tasks: [*tasks[::2], *tasks[1::2]],
+}
+
+
+@pytest.fixture
+def played(bare_job, tmp_path):
+    """Plays a run without a model: `played("out", order, rows, …settings)` gives its events, pool and folder."""
+
+    def play(name, order=list, rows=(1, 3), resume=False, unwell=None, **settings):
+        job = bare_job([*rows], **{"rounds": 3, "evaluation": {"every": 1, "metrics": ["loss"]}} | settings)
+        out, pools, events = tmp_path / name, [], []
+        out.mkdir(exist_ok=True)
+
+        def pool(job):
+            pools.append(PlayedPool(job, order))
+            pools[0].unwell = unwell
+            return pools[0]
+
+        def go():
+            events.extend((event, tables(RunFolder(out))) for event in run(job, pool, out, resume))
+
+        return go, events, pools, RunFolder(out)
+
+    return play
+
+
+def tables(folder) -> dict[str, list[int]]:
+    return {name: [row["round"] for row in folder.table(name)] for name in ("rounds", "evaluations")}
+
+
+def untimed(rows):
+    return [{k: v for k, v in row.items() if not k.startswith("seconds")} for row in rows]
+
+
+def told(folder):
+    rows = sorted(folder.table("rows"), key=str)
+    return {n: untimed(folder.table(n)) for n in ("rounds", "clients", "evaluations", "bytes")} | {"rows": rows}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_whenever_scores_come_the_run_is_the_same(played, order):
+    """Two clients with 1 and 3 rows, whose updates are 1 and 2 more than what was sent: each round adds (1 · 1 + 3 · 2)/4 = 1.75."""
+    go, _, pools, folder = played(order, ORDERS[order])
+    straight, _, _, other = played("straight")
+    go()
+    straight()
+    server, round = folder.load_server()
+    assert round == 2 and all((t == 5.25).all() for t in server.states[0].sent.weights.values())
+    assert told(folder) == told(other)
+    assert pools[0].closed and pools[0].settled == 4  # after each round, and after the last evaluation
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_an_evaluation_is_saved_as_soon_as_it_is_whole(played, order):
+    """While the round that was played meanwhile is not yet over."""
+    go, events, _, _ = played(order, ORDERS[order])
+    go()
+    for r in range(3):
+        at = next(i for i, (e, _) in enumerate(events) if isinstance(e, Evaluated) and e.round == r)
+        done = next(i for i, (e, _) in enumerate(events) if isinstance(e, RoundDone) and e.report.round == r)
+        assert at < done
+        assert events[at][1] == {"rounds": [*range(r)], "evaluations": [*range(r + 1)]}
+        assert events[done][1] == {"rounds": [*range(r + 1)], "evaluations": [*range(r + 1)]}
+        if order == "scoring first":
+            assert all(e.round < r for e, _ in events[:at] if isinstance(e, Progress))
+        if order == "scoring last":
+            assert sum(e.clients for e, _ in events[:at] if isinstance(e, Progress) and e.round == r) == 2
+    losses = [e.means["personal"]["loss"] for e, _ in events if isinstance(e, Evaluated)]
+    assert losses == [0, 1, 2, 3]
+    assert isinstance(events[-1][0], Finished) and events[-1][1] == {"rounds": [0, 1, 2], "evaluations": [0, 1, 2, 3]}
+
+
+def test_an_evaluation_is_of_everybody_and_the_base_is_scored_once(played):
+    go, events, pools, _ = played("run", rows=[1] * 5, cohort=2)
+    go()
+    views = [{(c, task.views) for task in w.scoring for group in task.groups for c in group} for w in pools[0].works]
+    assert views[0] == {(c, ("base", "shared", "personal")) for c in range(5)}
+    assert views[1:] == [{(c, ("shared", "personal")) for c in range(5)}] * 3
+    assert [e.clients for e, _ in events if isinstance(e, Evaluated)] == [5] * 4
+    assert pools[0].works[-1].training == ()
+
+
+def test_what_was_written_of_whom_is_known_in_the_next_round(played):
+    """Who was only scored owns nothing."""
+    go, _, pools, _ = played("run", rows=[1] * 5, cohort=2, rounds=2, order=ORDERS["scoring last"])
+    go()
+    first, second, last = pools[0].works
+    cohorts = [pools[0].job.taking_part(r) for r in (0, 1)]
+    assert first.known == {} or first.known is last.known  # one dict, that grows
+    wanted = dict.fromkeys(cohorts[0], 0) | dict.fromkeys(cohorts[1], 1)
+    assert last.known == wanted and second.round == 1
+
+
+def test_a_round_whose_states_are_not_at_rest_is_not_saved(played):
+    go, events, pools, folder = played("run", unwell=RunError("private state could not be written: OSError: full"))
+    with pytest.raises(RunError, match="could not be written"):
+        go()
+    assert tables(folder) == {"rounds": [], "evaluations": [0]} and folder.load_server() is None
+    assert not any(isinstance(e, RoundDone) for e, _ in events) and pools[0].closed
+    again, _, _, _ = played("run", resume=True)
+    straight, _, _, other = played("straight")
+    again()
+    straight()
+    assert told(folder) == told(other)
+
+
+@pytest.mark.parametrize("every", [1, 2, 3])
+def test_a_finished_run_goes_on_with_more_rounds_as_if_it_had_never_ended(played, every):
+    how = {"evaluation": {"every": every, "metrics": ["loss"]}}
+    first, _, _, _ = played("run", rounds=3, **how)
+    more, _, pools, folder = played("run", rounds=6, resume=True, **how)
+    straight, _, _, other = played("straight", rounds=6, **how)
+    first()
+    more()
+    straight()
+    assert [w.round for w in pools[0].works] == [3, 4, 5, 6]
+    mine, wanted = told(folder), told(other)
+    if every == 2:  # the end of the first run was none of the evaluations in between
+        assert 3 not in {e["round"] for e in wanted["evaluations"]}
+        mine = {
+            name: [r for r in rows if name not in ("clients", "evaluations") or r["round"] != 3] for name, rows in mine.items()
+        }
+    assert mine == wanted
+    a, b = (f.load_server()[0].states[0].sent.weights for f in (folder, other))
+    assert all(torch.equal(t, b[n]) for n, t in a.items())
+
+
+def test_who_owns_what_is_read_off_the_files_when_a_run_goes_on(played):
+    """Client 1 was trained in round 3, which was never finished; client 0 was not."""
+    first, _, pools, _ = played("run", rounds=2)
+    first()
+    store = PrivateStore(pools[0].job.private, ["c0", "c1"])
+    for client, round in ((0, 1), (1, 1), (1, 2)):
+        store.save(client, round, ClientState({"expert/x": torch.tensor(float(round))}))
+    known = {}
+
+    def look(tasks):
+        known.update(known or pools[0].works[0].known)
+        return tasks
+
+    more, _, pools, _ = played("run", look, rounds=3, resume=True)
+    more()
+    assert known == {0: 1, 1: 1} and store.newest(1, 99) == 1

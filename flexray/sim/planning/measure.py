@@ -132,8 +132,8 @@ class _Bench:
         few, more = (self._scored(kind, seats) for kind in (FEW, MORE))
         split = self.job.experiment.evaluation.split
         rows = [len(getattr(self.job.clients[group[0]], split)) for group in (few, more)]
-        for group in (few, more):
-            self._score(group, VIEWS[1:])  # newcomers settle in
+        for group in () if self.pooled else (few, more):
+            self._train(group, 1)  # from then on they own something, and are no newcomers
         whole, again, longer = self._score(few, VIEWS), self._score(few, VIEWS[1:]), self._score(more, VIEWS)
         row = max((longer - whole) / (rows[1] - rows[0]), 0.0) if rows[1] > rows[0] else 0.0
         return Scoring(seats, row, max(whole - row * rows[0], 0.0), min(again / whole, 1.0))

@@ -5,11 +5,14 @@ The factors were read off float32 runs of two shapes of model with eleven method
 
 from __future__ import annotations
 
+from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from flexray.parts import Graft, Routed
 from flexray.sim.job import Job
 from flexray.sim.planning.sample import Rows
+from flexray.sim.schedule import SLICES
+from flexray.sim.work import FEW, bound
 
 if TYPE_CHECKING:
     from flexray.models.backbone import Backbone
@@ -43,6 +46,13 @@ def server(job: Job) -> int:
     """Of what the driver holds: the server's state, and the sums or single updates that come in."""
     held = len(job.taking_part(0)) * 3 if job.algorithm.each else 2 * job.layout.actors
     return PER_SENT * job.down.numbers + held * job.up.bytes()
+
+
+def sums(job: Job) -> int:
+    """Of an actor's sums that wait to be added to others."""
+    leaves = min(SLICES, ceil(len(job.taking_part(0)) / job.layout.seats))
+    own = ceil(leaves / job.layout.actors)
+    return 0 if job.algorithm.each else job.up.bytes() * (own if bound(job) else min(own, FEW))
 
 
 def _training(job: Job, skeleton: Backbone, rows: Rows) -> float:

@@ -44,7 +44,8 @@ GENERATIONS = 3
 @dataclass(frozen=True)
 class Memory:
     """Bytes that are expected at the peak. backbone: on the CPU once on a node, on a GPU once in every actor; process: an actor
-    that holds nothing yet; work: what its clients take, on its device; driver; rest: Ray, and the process that starts the run.
+    that holds nothing yet but the sums of a round; work: what its clients take, on its device; driver; rest: Ray, and the process
+    that starts the run.
 
     actors: on a node. On a GPU (`on_gpu`) it is shared by `sharing` actors, of which each takes `context` for being there.
     """
@@ -101,7 +102,8 @@ def memory(job: Job, skeleton: Backbone, rows: Rows, nodes: int, found: Measured
     ray = 0 if inline else RAY
     return Memory(
         backbone=skeleton.bytes,
-        process=found.place.process or (0 if inline else PROCESS) + (READERS if job.kit else 0) + (KERNELS if piling else 0),
+        process=(found.place.process or (0 if inline else PROCESS) + (READERS if job.kit else 0) + (KERNELS if piling else 0))
+        + reckoned.sums(job),
         work=work + layout.seats * reckoned.generation(job, skeleton),
         driver=(0 if inline else DRIVER) + TABLES + reckoned.server(job),
         rest=COMMAND + ray,

@@ -19,8 +19,8 @@ from torch import Tensor
 from flexray.models.weights import ALIGNMENT, DTYPES
 from flexray.state import State
 
-MODE = 0o600
-"""Of new files: for their owner's eyes."""
+OWNERS = 0o600
+"""Mode of a new file: for its owner's eyes."""
 _NAMES = {name: dtype for dtype, name in DTYPES.items()}
 
 
@@ -30,13 +30,13 @@ class _Slot(NamedTuple):
     dtype: torch.dtype
 
 
-def write(path: Path | str, tensors: State, told: Mapping[str, str] | None = None) -> None:
+def write(path: Path | str, tensors: State, told: Mapping[str, str] | None = None, mode: int = OWNERS) -> None:
     """Writes the file, over what may be there: pages that a file has already are written several times as fast as new ones.
 
     `told` are words to go with the tensors.
     """
     slots = tuple(_Slot(name, tuple(t.shape), t.dtype) for name, t in tensors.items())
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT, MODE), "wb") as file:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT, mode), "wb") as file:
         file.write(_header(slots, tuple((told or {}).items())))
         for t in tensors.values():
             file.write(_bytes(t))
@@ -46,7 +46,11 @@ def write(path: Path | str, tensors: State, told: Mapping[str, str] | None = Non
 def read(path: Path | str) -> State:
     """All tensors of a file. Raises EOFError if it ends too early."""
     with open(path, "rb") as file:
-        slots = _slots(file.read(int.from_bytes(file.read(8), "little")))
+        length = file.read(8)
+        text = file.read(int.from_bytes(length, "little"))
+        if len(length) < 8 or len(text) < int.from_bytes(length, "little"):
+            raise EOFError(f"{path} ends within its header")
+        slots = _slots(text)
         found = {slot.name: torch.empty(slot.shape, dtype=slot.dtype) for slot in slots}
         for name, t in found.items():
             if file.readinto(_bytes(t)) < t.nbytes:

@@ -35,14 +35,14 @@ class Owned:
 
 def take(
     keeper: Keeper, group: Sequence[int], round: int, known: Mapping[int, int] | None, start: Callable[[], ClientState],
-    device: torch.device,
+    device: torch.device, lent: int = 0,
 ) -> Owned:  # fmt: skip
-    """What the group owns before `round`. known: see `Keeper.load`. Newcomers get what `start` gives."""
+    """What the group owns before `round`. known: see `Keeper.load`; lent: see `keep`. Newcomers get what `start` gives."""
     found = {number: state for number in group if (state := keeper.load(number, round, known)) is not None}
     newcomers = frozenset(group) - found.keys()
     if newcomers:
         fresh = start()
-        found |= {number: _own(fresh, k) for k, number in enumerate(group) if number in newcomers}
+        found |= {number: _own(fresh, k, lent) for k, number in enumerate(group) if number in newcomers}
     state = _stacked([found[number] for number in group], device)
     return Owned(group, state, _versions(state), newcomers)
 
@@ -61,13 +61,16 @@ def keep(keeper: Keeper, mine: Owned, round: int, after: ClientState, lent: int)
     return {number: round for k, number in seats if keeper.keep(number, round, _own(after, k, lent))}
 
 
-def _own(state: ClientState, k: int, lent: int = 0) -> ClientState:
+def _own(state: ClientState, k: int, lent: int) -> ClientState:
     """Seat k's state, on the CPU, in memory that nobody will write to."""
+    used = {lent}
 
     def own(t: Tensor) -> Tensor:
         memory, piece = t.untyped_storage(), t.detach()[k]
-        # A view would keep all of a larger memory that it is a part of.
-        shared = piece.device.type == "cpu" and (memory.data_ptr() == lent or memory.nbytes() > t.nbytes)
+        # A view would keep all of a larger memory that it is a part of; a smaller one is that of all seats; and a method may remember
+        # what is among the weights too. As if read from files, each tensor is to be written into alone.
+        shared = piece.device.type == "cpu" and (memory.data_ptr() in used or memory.nbytes() != t.nbytes)
+        used.add(memory.data_ptr())
         return (piece.clone() if shared else piece.cpu()).contiguous()
 
     return ClientState(*({name: own(t) for name, t in tensors.items()} for tensors in (state.weights, state.memory)))

@@ -59,9 +59,12 @@ class PrivateStore:
         os.replace(temporary, _file(folder, round))
 
     def forget_after(self, round: int) -> dict[int, int]:
-        """Drop what was written in rounds after `round`: they were never finished. Gives whose state is here, and after which round."""
+        """Drop what was written in rounds after `round`, which were never finished, and what was cut short. Gives whose state is here,
+        and after which round."""
         found = {}
         for entry in os.scandir(self.root) if self.root.exists() else ():
+            for leftover in Path(entry.path).glob(".*.tmp"):
+                leftover.unlink()
             rounds = _rounds(entry.path) or []
             for r in rounds:
                 if r > round:
@@ -81,7 +84,7 @@ def _rounds(folder: str) -> list[int] | None:
     """After which rounds there are files; None where there is no such folder."""
     try:
         names = os.listdir(folder)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     return [int(n.removeprefix("after-").removesuffix(END)) for n in names if n.startswith("after-") and n.endswith(END)]
 

@@ -131,7 +131,7 @@ def test_on_a_gpu_seats_are_chosen_by_its_memory_and_everything_is_weighed(fresh
     job, plan = prepare(fresh(), GPU, tmp_path, Trials("choices", FakeGpu(bytes=30 * GB)))
     assert (job.layout.seats, job.layout.actors, job.layout.gpu) == (2, 1, 1.0)
     assert plan.memory.device == plan.memory.backbone + 63 * GB + GB
-    assert plan.memory.process == 2 * GB
+    assert plan.memory.process == 2 * GB + 2 * job.up.bytes()  # and two groups' sums, on the CPU
 
 
 def test_a_client_that_is_larger_than_a_gpu_is_refused_with_its_size(fresh, tmp_path, monkeypatch):
