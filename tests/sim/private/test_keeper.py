@@ -173,7 +173,7 @@ def test_what_waits_to_be_written_is_bounded_by_room(make, store):
     keeper.keep(0, 0, first)
     keeper.keep(1, 0, owned(1))
     assert store.saves == []  # kept at once, and read back without waiting for anything
-    writing = [future for future, _ in keeper._going]
+    writing = [going.writing for going in keeper._going]
     assert len(writing) == 2
     store.go.set()
     keeper.keep(2, 0, owned(2))
