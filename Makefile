@@ -21,10 +21,10 @@ simulate: $(READY)
 	@$(BIN)/flexray simulate
 
 test: $(READY)
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n auto --maxprocesses 4
 
 test-slow: $(READY)
-	@$(BIN)/python -m pytest -m "slow or not slow"
+	@$(BIN)/python -m pytest -n auto --maxprocesses 4 -m "slow or not slow"
 
 lint: $(READY)
 	@$(BIN)/ruff check .

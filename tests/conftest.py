@@ -1,5 +1,6 @@
 """What many tests share: one cache, one Ray, and experiments that take seconds."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,15 @@ SMALL = {
     "algorithm": {"name": "flex", "graft": {"calibration_rows": 4}},
     "resources": {"backend": "inline"},
 }
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side: more threads would only fight over cores
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Side by side, a file's tests stay together, and all that need Ray: there is one Ray, in one of the processes."""
+    on_ray = {item.path for item in items if "ray_here" in getattr(item, "fixturenames", ())}
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("ray" if item.path in on_ray else str(item.path)))
 
 
 def merged(base: dict, changes: dict) -> dict:

@@ -162,10 +162,7 @@ class ClientHost:
 
     def settle(self, ahead: States = ()) -> None:
         """Returns when all private state is at rest; what the round needed of memory is given back."""
-        try:
-            self.store.flush()
-        except Exception as e:
-            raise RunError(f"private state could not be written: {type(e).__name__}: {e}") from e
+        self.store.flush()
         self.sent.forget()
         give_back()
         self.store.ahead(ahead)

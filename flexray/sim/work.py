@@ -134,7 +134,7 @@ class Work:
 
 
 def bound(job: Job) -> bool:
-    """Whether clients have an actor each, or share one, at which they stay."""
+    """Whether clients have an actor each, or share one, at which they stay as far as leaves hold one client each: up to 128 in a round."""
     return job.layout.placement == "one_per_client"
 
 

@@ -11,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from time import perf_counter
 from typing import Any, NamedTuple
 
+from flexray.errors import RunError
 from flexray.sim.planning.gauge import free_memory
 from flexray.sim.private.store import PrivateStore
 from flexray.state import ClientState
@@ -28,11 +29,20 @@ class _Kept(NamedTuple):
     writing: Future[None] | None
 
 
+class _Going(NamedTuple):
+    """A file that is being written: whose, and its bytes."""
+
+    client: int
+    writing: Future[None]
+    size: int
+
+
 class Keeper:
     """Private state of one process's clients. Not more than `room` bytes and `most` clients stay in memory, the latest ones.
 
-    behind: writing is left to a thread, one state after another, while training goes on; `flush` waits for it, and raises what
-    went wrong. Then as much as `room` may wait to be written; and states are read ahead by another thread.
+    behind: writing is left to a thread, one state after another, while training goes on; `flush` waits for it. What went wrong is a
+    RunError as soon as it is known, which may be in a later client's turn. Then as much as `room` may wait to be written; and states are
+    read ahead by another thread.
     """
 
     def __init__(self, store: PrivateStore, room: int, most: int, behind: bool):
@@ -42,7 +52,7 @@ class Keeper:
         self._here: OrderedDict[int, _Kept] = OrderedDict()
         self._bytes = 0
         self._coming: dict[tuple[int, int], Future[ClientState]] = {}
-        self._going: deque[tuple[Future[None], int]] = deque()
+        self._going: deque[_Going] = deque()
         self._writer, self._reader = (ThreadPoolExecutor(1) for _ in range(2)) if behind else (None, None)
 
     def load(self, client: int, before: int, known: Mapping[int, int] | None = None) -> ClientState | None:
@@ -65,7 +75,7 @@ class Keeper:
         if not (state.weights or state.memory):
             return False
         started = perf_counter()
-        writing = self._later(lambda: self.store.save(client, round, state), size)
+        writing = self._later(client, lambda: self.store.save(client, round, state), size)
         self._put(client, _Kept(round, state, size, writing))
         self.seconds += perf_counter() - started
         return True
@@ -87,7 +97,7 @@ class Keeper:
         """Returns when all is at rest in files."""
         started = perf_counter()
         while self._going:
-            self._going.popleft()[0].result()
+            self._written()
         self.seconds += perf_counter() - started
 
     def close(self) -> None:
@@ -118,15 +128,24 @@ class Keeper:
         while self._here and (self._bytes > self.room or len(self._here) > self.most):
             self._bytes -= self._here.popitem(last=False)[1].size
 
-    def _later(self, write: Callable[[], None], size: int) -> Future[None] | None:
+    def _later(self, client: int, write: Callable[[], None], size: int) -> Future[None] | None:
         if self._writer is None:
             write()
             return None
         writing = self._writer.submit(write)
-        self._going.append((writing, size))
-        while self._going and (self._going[0][0].done() or sum(n for _, n in self._going) > max(self.room, size)):
-            self._going.popleft()[0].result()
+        self._going.append(_Going(client, writing, size))
+        while self._going and (self._going[0].writing.done() or sum(g.size for g in self._going) > max(self.room, size)):
+            self._written()
         return writing
+
+    def _written(self) -> None:
+        """Waits for the oldest file."""
+        client, writing, _ = self._going.popleft()
+        try:
+            writing.result()
+        except Exception as e:
+            name = self.store.names[client]
+            raise RunError(f"private state of client {name} could not be written: {type(e).__name__}: {e}") from e
 
 
 def room(actors: int) -> int:

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flexray.errors import RunError
 from flexray.models.weights import ALIGNMENT
 from flexray.sim.private import keeper as keepers
 from flexray.sim.private.keeper import SHARE, Keeper
@@ -172,7 +173,7 @@ def test_what_waits_to_be_written_is_bounded_by_room(make, store):
     keeper.keep(0, 0, first)
     keeper.keep(1, 0, owned(1))
     assert store.saves == []  # kept at once, and read back without waiting for anything
-    writing = [future for future, _ in keeper._going]
+    writing = [going.writing for going in keeper._going]
     assert len(writing) == 2
     store.go.set()
     keeper.keep(2, 0, owned(2))
@@ -201,7 +202,7 @@ def test_a_write_that_fails_is_raised_when_all_is_to_be_at_rest(make, store):
     store.go.clear()
     keeper.keep(0, 0, owned(0))
     store.go.set()
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(RunError, match=r"private state of client c0 could not be written: OSError: .*No space left"):
         keeper.flush()
 
 
