@@ -49,10 +49,9 @@ class Sent:
 
     def _take(self, vector: np.ndarray) -> None:
         self._vector = vector  # as long as it is held, nothing else can be at its address
-        if self._staged is None:
-            self._staged = torch.empty(len(vector), pin_memory=self.device.type == "cuda")
-        np.copyto(self._staged.numpy(), vector)
-        flat = self._staged.to(self.device, non_blocking=True)
+        staged: Tensor = torch.empty(len(vector), pin_memory=self.device.type == "cuda") if self._staged is None else self._staged
+        np.copyto(staged.numpy(), vector)
+        self._staged, flat = staged, staged.to(self.device, non_blocking=True)
         self._update, self._wide, self.place = self.wire.views(flat), {}, flat.untyped_storage().data_ptr()
         self._guarded = [(t, t._version) for t in (flat, *self._update.weights.values(), *self._update.aux.values())]
 

@@ -62,14 +62,14 @@ class Wire:
         _check("weights", update.weights, self.payload.weights)
         _check("aux", update.aux, self.payload.aux)
         # Numpy asks for huge pages where there are some, and has them several times as fast.
-        out = torch.from_numpy(np.empty((seats, self.numbers), np.float32)) if out is None else out
+        into: Tensor = torch.from_numpy(np.empty((seats, self.numbers), np.float32)) if out is None else out
         every = [(update.aux if p.aux else update.weights)[p.name].reshape(seats, -1) for p in self._places]
         with torch.no_grad():
             if every and every[0].device.type == "cpu":
-                torch.cat(every, 1, out=out)
+                torch.cat(every, 1, out=into)
             elif every:
-                out.copy_(torch.cat([t.float() for t in every], 1))
-        return out.numpy()
+                into.copy_(torch.cat([t.float() for t in every], 1))
+        return into.numpy()
 
     def pack_one(self, update: Update) -> np.ndarray:
         """[P] float32: the server's own, which has no seat axis. Not to be written to: where `views` made the tensors, it is theirs."""
