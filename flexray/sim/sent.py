@@ -49,7 +49,9 @@ class Sent:
 
     def _take(self, vector: np.ndarray) -> None:
         self._vector = vector  # as long as it is held, nothing else can be at its address
-        staged: Tensor = torch.empty(len(vector), pin_memory=self.device.type == "cuda") if self._staged is None else self._staged
+        staged: Tensor = (
+            torch.empty(len(vector), pin_memory=self.device.type == "cuda") if self._staged is None else self._staged
+        )
         np.copyto(staged.numpy(), vector)
         self._staged, flat = staged, staged.to(self.device, non_blocking=True)
         self._update, self._wide, self.place = self.wire.views(flat), {}, flat.untyped_storage().data_ptr()
