@@ -10,12 +10,17 @@ if TYPE_CHECKING:
     from flexray.data.partition import Partition
     from flexray.errors import ConfigError, RunError
     from flexray.metric import Metric
+    from flexray.sweeping.results import Sweep, load_sweep
 
-__all__ = ["Algorithm", "ConfigError", "Experiment", "Metric", "Partition", "Run", "RunError", "load_run", "resume", "simulate"]
+__all__ = [
+    "Algorithm", "ConfigError", "Experiment", "Metric", "Partition", "Run", "RunError", "Sweep", "load_run", "load_sweep", "resume",
+    "simulate",
+]  # fmt: skip
 
 _HOMES = {
     "Algorithm": "algorithm", "ConfigError": "errors", "Experiment": "config", "Metric": "metric", "Partition": "data.partition",
-    "Run": "api", "RunError": "errors", "load_run": "api", "resume": "api", "simulate": "api",
+    "Run": "api", "RunError": "errors", "Sweep": "sweeping.results", "load_run": "api", "load_sweep": "sweeping.results",
+    "resume": "api", "simulate": "api",
 }  # fmt: skip
 
 

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
 from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
 from flexray import folder
 from flexray.config import Experiment, read_yaml
-from flexray.errors import ConfigError, RunError
+from flexray.errors import ConfigError, RunError, did_you_mean, expected
 from flexray.sim.job import Job
 from flexray.sim.planning import apart
 from flexray.sim.planning.layout import available
@@ -26,8 +26,11 @@ from flexray.sim.planning.settle import Far, Trials
 from flexray.sim.round import InlinePool
 from flexray.sim.run import Event, Finished, run
 from flexray.sim.run_folder import RunFolder, Table
+from flexray.sim.tables import table
+from flexray.tracking import Tracking, chosen
 
 VERSIONED = ("flexray", "ray", "torch", "transformers", "datasets", "pyarrow", "numpy", "safetensors", "tokenizers")
+TABLES = ("rounds", "clients", "evaluations", "rows", "bytes", "inside")
 Watch = Callable[[Plan | Event], None]
 
 
@@ -54,11 +57,23 @@ class Run:
         """Inside the clients' own models: one row per evaluated round, client and MoE block, as `models/inside.py` says."""
         return RunFolder(self.path).table("inside")
 
+    def table(self, name: str, kind: Literal["arrow", "pandas"] = "arrow") -> Any:
+        """`rounds`, `clients`, `evaluations`, `rows`, `bytes` or `inside` as a table of pyarrow or pandas."""
+        if name not in TABLES:
+            raise expected("table", "the name of a table", name, did_you_mean(name, TABLES))
+        return table(RunFolder(self.path).table(name), kind)
+
 
 def simulate(
-    experiment: Experiment, out: Path | str | None = None, *, resume: bool = False, watch: Watch | None = None, verbose: bool = False
-) -> Run:  # fmt: skip
-    """Run it. `watch` is called with the plan and then with every event.
+    experiment: Experiment,
+    out: Path | str | None = None,
+    *,
+    resume: bool = False,
+    watch: Watch | None = None,
+    verbose: bool = False,
+    there: Mapping[str, float] | None = None,
+) -> Run:
+    """Run it. `watch` is called with the plan and then with every event. there: resources (`CPU`, `GPU`) to stay within; unset, all.
 
     Raises ConfigError before anything is written, RunError for a run that failed; what it finished is kept, and
     `resume=True` on the same folder goes on from there.
@@ -66,15 +81,18 @@ def simulate(
     path = Path(out) if out else new_folder(experiment)
     _check_folder(path, resume)
     say = watch or (lambda _: None)
-    with joined(experiment, verbose) as there:
+    with nullcontext(there) if there else joined(experiment, verbose) as there:
         job, plan = prepare(experiment, there, path.absolute() / "private", _trials(experiment, "choices"))
+        trackers = chosen(job.experiment)
         say(plan)
         _open_folder(path, job, plan)
         try:
-            for event in _events(job, path, resume, there, verbose):
-                say(event)
-                if isinstance(event, Finished):
-                    return Run(path, event.summary)
+            with Tracking(trackers, path, resolved(job).spec()) as track:
+                for event in _events(job, path, resume, there, verbose):
+                    track(event)
+                    say(event)
+                    if isinstance(event, Finished):
+                        return Run(path, event.summary)
         except RunError as e:
             raise RunError(f"{e}\nWhat was finished is kept: go on with `flexray simulate --resume {path}`") from e
     raise RunError("the run ended without a summary")
@@ -146,7 +164,7 @@ def _on_ray(x: Experiment, joining: bool = False) -> bool:
     return joining or cluster.is_running()
 
 
-def _events(job: Job, path: Path, resume: bool, there: dict[str, float], verbose: bool) -> Iterator[Event]:
+def _events(job: Job, path: Path, resume: bool, there: Mapping[str, float], verbose: bool) -> Iterator[Event]:
     if job.experiment.resources.backend == "inline":
         yield from run(job, InlinePool, path, resume)
         return

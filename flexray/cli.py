@@ -7,21 +7,15 @@ from typing import Annotated
 
 import typer
 
-from flexray.answering import FAILED, Answering
+from flexray.answering import FAILED, Answering, Config, Json, Sets, Verbose
 from flexray.answering import console as new_console
+from flexray.commands import looking, serving
 
 app = typer.Typer(
     help="Federated fine-tuning of Mixture-of-Experts language models with personal experts, simulated on Ray.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-
-Config = Annotated[Path | None, typer.Argument(help="A YAML file; without one the embedded default.", show_default=False)]
-Sets = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a dotted key, such as train.lr=0.001.")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
-Verbose = Annotated[bool, typer.Option("--verbose", help="Show Ray's own output, and tracebacks of failures.")]
 
 
 @app.command()
@@ -107,71 +101,50 @@ def compare(
 
 
 @app.command()
-def plan(
-    config: Config = None,
+def sweep(
+    config: Annotated[Path | None, typer.Argument(help="A YAML file with a section `sweep`.", show_default=False)] = None,
     sets: Sets = None,
-    no_measure: Annotated[bool, typer.Option("--no-measure", help="Measure nothing: at once, but without the time.")] = False,
-    as_json: Json = False,
-    verbose: Verbose = False,
-) -> None:
-    """Show what a run would be, without running it."""
-    with Answering(verbose):
-        from flexray.config import load
-
-        experiment, console = load(config, tuple(sets or ())), new_console(quiet=as_json)
-        with console.status("planning"):
-            from flexray import api
-            from flexray.report import messages
-            from flexray.report import plan as report
-
-            found = api.make_plan(experiment, "nothing" if no_measure else "forecast")
-        report.show(found, console)
-        if as_json:
-            print(messages.as_json(report.facts(found)))
-
-
-@app.command()
-def partition(
-    config: Config = None,
-    sets: Sets = None,
-    out: Annotated[Path, typer.Option(help="Where the picture goes.")] = Path("partition.png"),
-    as_json: Json = False,
-    verbose: Verbose = False,
-) -> None:
-    """Show who gets which rows, as a table and a picture."""
-    with Answering(verbose):
-        from flexray.config import load
-
-        experiment, console = load(config, tuple(sets or ())), new_console(quiet=as_json)
-        with console.status("dealing"):
-            from flexray.report import messages
-            from flexray.report import partition as report
-
-            report.check_picture(out)
-            dealt = report.deal(experiment)
-            report.draw(dealt.clients, out)
-        report.show(dealt, console)
-        console.print(f"picture: {out}", soft_wrap=True, highlight=False)
-        if as_json:
-            print(messages.as_json({**report.facts(dealt), "picture": str(out)}))
-
-
-@app.command("list")
-def list_(
-    kind: Annotated[
-        str | None, typer.Argument(help="algorithms, partitions, families or metrics; all of them by default.")
+    out: Annotated[Path | None, typer.Option(help="The sweep's folder; runs/TIME-sweep by default.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Go on with the sweep in this folder; failed trials are tried again.")
     ] = None,
+    partial: Annotated[bool, typer.Option("--partial", help="With --resume: run nothing, show what is finished.")] = False,
+    as_json: Json = False,
+    verbose: Verbose = False,
 ) -> None:
-    """List algorithms, partitions, model families and metrics."""
-    with Answering():
-        from flexray import folder
-        from flexray.errors import did_you_mean, expected
-        from flexray.report import messages
+    """Run trials over any keys of a config, side by side, and show what they do."""
+    with Answering(verbose, "sweep", "sweep.yaml") as answering:
+        from flexray.errors import ConfigError
+        from flexray.sweeping.spec import asked_for
 
-        kinds = {path.rpartition("/")[2]: path for path in folder.BASES}
-        if kind is not None and kind not in kinds:
-            raise expected("list", "a kind of thing", kind, did_you_mean(kind, kinds))
-        messages.listing({k: folder.listing(path) for k, path in kinds.items() if kind in (None, k)}, new_console())
+        if (resume and out) or (partial and (not resume or config or sets)):
+            raise ConfigError(
+                "--resume: expected it without --out, and nothing but it with --partial, got otherwise; drop the rest"
+            )
+        spec, console = asked_for(config, tuple(sets or ()), resume), new_console(err=as_json)
+        with console.status("loading"):
+            from flexray import sweep as runner
+            from flexray.report import messages, sweep_table
+            from flexray.sweeping.results import gathered
+        answering.folder = resume or out or runner.new_folder()
+        if partial:
+            made = gathered(spec, answering.folder)
+        else:
+            with sweep_table.watching(spec, console) as watch:
+                made = runner.sweep(spec, answering.folder, resume=resume is not None, watch=watch, verbose=verbose)
+        sweep_table.show(made, console)
+        console.print(f"sweep  {answering.folder}  (best.yaml, rounds.parquet)", soft_wrap=True, highlight=False)
+        if as_json:
+            print(messages.as_json(made.facts()))
+        if made.failures:
+            messages.failed(
+                f"{len(made.failures)} of {made.spec.most} trials failed{answering.how_to_go_on()}", new_console(err=True)
+            )
+            raise typer.Exit(FAILED)
+
+
+looking.add(app)
+serving.add(app)
 
 
 @app.command()

@@ -42,6 +42,7 @@ class Experiment(Section):
     evaluation: Evaluation = Evaluation()
     resources: Resources = Resources()
     storage: Storage = Storage()
+    tracking: tuple[str, ...] = ("tensorboard",)
     placement: Literal["auto", "one_per_client", "pooled"] = "auto"
     seats: Literal["auto"] | int = "auto"
     plugins: dict[str, str] = Field(default_factory=dict)
@@ -117,8 +118,8 @@ def _read_plugins(values: Mapping[str, Any], found: dict[str, str]) -> dict[str,
     """The source of every file that the raw values name, unless it came along already."""
     named = {key: _get(values, *key.split(".")) for key in ("algorithm.name", "data.partition.name", "model.family")}
     named |= {f"{key}.name": name for key in FOLDERS if isinstance(name := _get(values, *key.split(".")), str)}
-    metrics = _get(values, "evaluation", "metrics")
-    named |= {f"evaluation.metrics.{i}": m for i, m in enumerate(metrics if isinstance(metrics, (list, tuple)) else ())}
+    lists = {key: _get(values, *key.split(".")) for key in ("evaluation.metrics", "tracking")}
+    named |= {f"{k}.{i}": n for k, names in lists.items() if isinstance(names, (list, tuple)) for i, n in enumerate(names)}
     given = values.get("plugins") or {}
     if not isinstance(given, Mapping):
         found["plugins"] = f"plugins: expected none, got {given!r}; drop it, it is filled in by itself"
@@ -192,26 +193,22 @@ def _named(value: Any) -> Any:
 
 def combinations(x: Experiment) -> list[str]:
     """Settings that contradict each other, or that would be ignored."""
-    found = [*_below_one(x)]
+    found, t = [*_below_one(x)], x.train
     if isinstance(x.cohort, float) and not 0 < x.cohort <= 1:
         found.append(f"cohort: expected a share in (0, 1] or a number of clients, got {x.cohort}; leave it out for all")
     if isinstance(x.cohort, int) and not 1 <= x.cohort <= (x.clients or x.cohort):
         found.append(f"cohort: expected 1 to {x.clients} (clients), got {x.cohort}; lower it or raise clients")
     if isinstance(x.seats, int) and x.seats > 1 and x.placement == "one_per_client":
         found.append(f"seats: expected 1 with `placement: one_per_client`, got {x.seats}; set placement to pooled")
-    if (x.train.steps is None) == (x.train.epochs is None):
+    if (t.steps is None) == (t.epochs is None):
+        found.append(f"train.epochs: expected either train.steps or train.epochs, got {t.steps} and {t.epochs}; drop one")
+    if t.schedule == "constant" and t.final_lr not in (Train().final_lr, t.lr):
+        found.append(f"train.final_lr: expected none with `train.schedule: constant`, got {t.final_lr}; drop it")
+    if t.schedule == "cosine" and t.final_lr > t.lr:
+        found.append(f"train.final_lr: expected at most train.lr ({t.lr}), got {t.final_lr}; lower it or raise train.lr")
+    if t.private_lr is not None and not x.algorithm.private:
         found.append(
-            f"train.epochs: expected either train.steps or train.epochs, got {x.train.steps} and {x.train.epochs}; drop one"
-        )
-    if x.train.schedule == "constant" and x.train.final_lr not in (Train().final_lr, x.train.lr):
-        found.append(f"train.final_lr: expected none with `train.schedule: constant`, got {x.train.final_lr}; drop it")
-    if x.train.schedule == "cosine" and x.train.final_lr > x.train.lr:
-        found.append(
-            f"train.final_lr: expected at most train.lr ({x.train.lr}), got {x.train.final_lr}; lower it or raise train.lr"
-        )
-    if x.train.private_lr is not None and not x.algorithm.private:
-        found.append(
-            f"train.private_lr: expected none with {x.algorithm.name}, which has no private part, got {x.train.private_lr}; drop it"
+            f"train.private_lr: expected none with {x.algorithm.name}, which has no private part, got {t.private_lr}; drop it"
         )
     if not x.evaluation.metrics or len(set(x.evaluation.metrics)) < len(x.evaluation.metrics):
         found.append(
@@ -241,7 +238,10 @@ def _below_one(x: Experiment) -> Iterator[str]:
 
 def unknown_names(x: Experiment) -> list[str]:
     """Names of folders' files that are not there, found without loading what they name."""
-    named = [("evaluation.metrics", "metrics", name) for name in x.evaluation.metrics]
+    named = [
+        *(("evaluation.metrics", "metrics", n) for n in x.evaluation.metrics),
+        *(("tracking", "trackers", n) for n in x.tracking),
+    ]
     named += [("model.family", "models/families", x.model.family)] if x.model.family != "auto" else []
     return [
         f"{key}: expected a known name or a path ending in .py, got {name!r}; {did_you_mean(name, known)}"

@@ -22,6 +22,8 @@ BASES = {
     "data/partitions": ("flexray.data.partition", "Partition"),
     "metrics": ("flexray.metric", "Metric"),
     "models/families": ("flexray.models.family", "Family"),
+    "trackers": ("flexray.tracker", "Tracker"),
+    "report/plots": ("flexray.report.plot", "Plot"),
 }
 
 

@@ -84,7 +84,7 @@ def test_help_loads_nothing_heavy():
     assert not loaded("--help") & {*HEAVY, "pydantic"}
 
 
-@pytest.mark.parametrize("command", ["simulate", "plan", "partition", "list", "pretrain"])
+@pytest.mark.parametrize("command", ["simulate", "report", "plan", "partition", "list", "pretrain"])
 def test_a_commands_help_loads_nothing_heavy(command):
     """Typer from 0.29 on reads a command's options with pydantic, whosoever they are."""
     assert not loaded(command, "--help") & HEAVY
@@ -107,7 +107,7 @@ def test_a_wrong_config_is_refused_without_torch(command, text):
 def test_every_command_says_what_it_does(flexray):
     result = flexray("--help")
     assert result.exit_code == 0
-    for command in ("simulate", "compare", "plan", "partition", "list", "pretrain", "--version"):
+    for command in ("simulate", "compare", "report", "plan", "partition", "list", "pretrain", "--version"):
         assert command in result.stdout
 
 

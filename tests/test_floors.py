@@ -16,39 +16,46 @@ from flexray.folder import PACKAGE
 FLOORS = (
     ("errors",),
     ("state", "parts", "folder", "raw", "statistics"),
-    ("algorithm", "metric", "schema", "sections", "server"),
+    ("algorithm", "metric", "tracker", "schema", "sections", "server"),
     ("strength",),
-    ("algorithms", "models", "data", "metrics", "findings"),
+    ("algorithms", "models", "data", "metrics", "trackers", "findings"),
     ("config",),
     ("sim", "recipe"),
-    ("cluster",),
+    ("cluster", "tracking"),
+    ("serve",),
     ("api", "pretrain"),
     ("comparison",),
+    ("sweeping",),
     ("report",),
-    ("compare",),
+    ("compare", "sweep"),
     ("answering",),
+    ("commands",),
     ("cli",),
     ("__main__",),
 )
 """From the ground up. A room may look at the floors below and at itself, never at its neighbours."""
 
 ROOMS = {
-    "ray": ("sim/actors.py", "cluster.py", "pretrain.py", "compare.py"),
-    "transformers": ("models/",),
+    "ray": ("sim/actors.py", "cluster.py", "pretrain.py", "compare.py", "sweep.py"),
+    "optuna": ("sweeping/suggesting.py",),
+    "transformers": ("models/", "serve/exported/"),
     "tokenizers": ("models/",),
     "huggingface_hub": ("models/", "data/"),
     "datasets": ("data/",),
-    "pyarrow": ("data/", "sim/run_folder.py"),
-    "pydantic": ("config.py", "sections.py", "recipe.py", "comparison/spec.py"),
-    "typer": ("cli.py", "answering.py"),
+    "pyarrow": ("data/", "sim/run_folder.py", "sim/tables.py", "sweeping/results.py"),
+    "pydantic": ("config.py", "sections.py", "recipe.py", "comparison/spec.py", "sweeping/spec.py"),
+    "typer": ("cli.py", "commands/", "answering.py"),
+    "matplotlib": ("report/",),
+    "jinja2": ("report/page.py",),
+    "tensorboardX": ("trackers/tensorboard.py",),
 }
 """Library to the only places that may import it."""
 
-FOLDERS = ("algorithms", "metrics", "data/partitions", "models/families")
+FOLDERS = ("algorithms", "metrics", "data/partitions", "models/families", "trackers", "report/plots")
 """Folders that are registries: their files do not know each other."""
 
 LONG_FUNCTIONS = {"sim/planning/plan.py:prepare": "builds two values with many fields, nothing else"}
-HEAVY = ("torch", "ray", "transformers", "pyarrow", "datasets", "numpy", "pydantic")
+HEAVY = ("torch", "ray", "transformers", "pyarrow", "datasets", "numpy", "pydantic", "optuna", "pandas")
 
 
 @dataclass(frozen=True)
@@ -113,6 +120,10 @@ def test_libraries_stay_in_their_rooms(library):
     doors = ROOMS[library]
     wrong = [str(i) for i in IMPORTS if i.module.split(".")[0] == library and not i.file.startswith(doors)]
     assert not wrong
+
+
+def test_ray_tune_has_one_door():
+    assert {i.file for i in IMPORTS if i.module.startswith("ray.tune")} == {"sweep.py"}
 
 
 @pytest.mark.parametrize("folder", FOLDERS)

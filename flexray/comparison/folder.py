@@ -15,8 +15,8 @@ from flexray.findings import show
 from flexray.raw import read_yaml
 from flexray.sim.planning.plan import Plan
 
-SETTLED_ANEW = ("placement", "seats", "resources", "storage.cache")
-"""Keys of a run that may change when it goes on: they say where it is run, not what comes out."""
+SETTLED_ANEW = ("placement", "seats", "resources", "storage.cache", "tracking")
+"""Keys of a run that may change when it goes on: they say where it is run and who is told, not what comes out."""
 
 
 def run_of(path: Path, cell: Cell) -> Path:

@@ -1,9 +1,8 @@
 """The run folder: what a run leaves behind, every file whole or absent.
 
-config.yaml, versions.json, clients.json (written at the start); server.safetensors (after every round); rounds, clients, evaluations,
-rows, bytes and inside (after every round or evaluation a file of its own in a folder of that name, so that a round costs the same
-however many there have been; of all but the last two one file, <name>.parquet, at the end); private/<client>/ (by the clients
-themselves); summary.json (at the end).
+config.yaml, versions.json, clients.json (at the start); server.safetensors (after every round); rounds, clients, evaluations, rows, bytes
+and inside (after every round or evaluation a file of its own in a folder of that name, so that a round costs the same however many there
+have been; of all but the last two one file, <name>.parquet, at the end); private/<client>/ (by the clients); summary.json (at the end).
 
 rows has every row's counts in the last evaluation; a question of the probe has −1 − its number for a row.
 """
@@ -25,14 +24,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from flexray.data.clients import Client
-from flexray.sim import server_file
-from flexray.state import State
 
 if TYPE_CHECKING:
     from flexray.sim.local.evaluator import Marks
     from flexray.sim.reports import Reports, Sight
     from flexray.sim.round import RoundReport
     from flexray.sim.work import Server
+    from flexray.state import State
 
 Table = list[dict[str, Any]]
 JOINED = ("rounds", "clients", "evaluations", "rows")
@@ -49,12 +47,13 @@ class RunFolder:
         self._scored: dict[str, set[int]] | None = None
 
     def table(self, name: str) -> Table:
-        """The rows of `rounds`, `clients`, `evaluations`, `bytes`, `inside`, or `rows` (of the last evaluation); none if there
-        are none yet."""
+        """The rows of `rounds`, `clients`, `evaluations`, `bytes`, `inside` or `rows` (of the last evaluation), if any."""
         return [row for part in self._parts(name) for row in part.to_pylist()]
 
     def save_round(self, server: Server, report: RoundReport) -> None:
         """The round's rows, then the server's state: with it the round is committed."""
+        from flexray.sim import server_file  # brings torch, which whoever only reads tables need not wait for
+
         row = {
             "round": report.round,
             "loss": report.loss,
@@ -91,8 +90,9 @@ class RunFolder:
 
     def load_server(self) -> tuple[Server, int] | None:
         """The server and the round it was committed in."""
-        file = self.path / "server.safetensors"
-        return server_file.read(file) if file.exists() else None
+        from flexray.sim import server_file
+
+        return server_file.read(file) if (file := self.path / "server.safetensors").exists() else None
 
     def forget_after(self, round: int) -> None:
         """Drop rows of rounds that were never committed, and of evaluations that came after."""

@@ -35,7 +35,7 @@ def test_the_run_folder_holds_all_that_is_promised(events_and_run):
     assert files == {
         "config.yaml", "versions.json", "clients.json", "rounds.parquet", "bytes", "inside",
         "clients.parquet", "evaluations.parquet", "rows.parquet",
-        "server.safetensors", "private", "summary.json",
+        "server.safetensors", "private", "summary.json", "tracking.json", "tensorboard",
     }  # fmt: skip
     assert len(list((run.path / "private").iterdir())) == 3
 

@@ -17,7 +17,7 @@ def examine(scorer: Scorer, trainer: SeatTrainer, down: Update, mine: ClientStat
     weights = {"base": State()}
     if "shared" in views:
         weights["shared"] = trainer.frozen | algorithm.common(trainer, down, mine)
-    weights["personal"] = trainer.frozen | _personal(trainer, down, mine)
+    weights["personal"] = trainer.frozen | personal(trainer, down, mine)
     group = trainer.numbers
     marks = scorer.score(trainer.seats, group, {view: weights[view] for view in views})
     sights = _look(trainer, weights["personal"]) if x.inside_rows else [None] * len(group)
@@ -32,7 +32,7 @@ def _look(trainer: SeatTrainer, weights: State) -> list[Sight]:
     return [Sight(tuple(own), grafted_where(seat(weights, k))) for k, own in enumerate(blocks)]
 
 
-def _personal(trainer: SeatTrainer, down: Update, mine: ClientState) -> State:
+def personal(trainer: SeatTrainer, down: Update, mine: ClientState) -> State:
     """What the clients serve with: before local steps, or after them, whose result is not kept."""
     algorithm = trainer.job.algorithm
     served = algorithm.personal(trainer, down, mine)

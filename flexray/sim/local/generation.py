@@ -9,7 +9,7 @@ row · M = N·C · E end marks · V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,9 +52,12 @@ def prefill(backbone: Backbone, prompts: Sequence[np.ndarray]) -> Prefix:
 
 @torch.no_grad()
 def greedy(
-    backbone: Backbone, rows_by_seat: Sequence[Sequence[np.ndarray]], ends: Sequence[int], limit: int, shrink: bool = True
-) -> list[list[list[int]]]:
+    backbone: Backbone, rows_by_seat: Sequence[Sequence[np.ndarray]], ends: Sequence[int], limit: int, shrink: bool = True,
+    pick: Callable[[Tensor], Tensor] | None = None,
+) -> list[list[list[int]]]:  # fmt: skip
     """What follows each prompt: the most likely tokens, up to one of `ends` (left out) or `limit` of them.
+
+    pick: another choice of the next tokens [N] by their logits [N, V].
 
     Every seat has the same number of rows. Where half of all seats' rows are done, rows are left out of the forward, unless
     not `shrink`: what hooks remember of rows then stays right.
@@ -65,7 +68,7 @@ def greedy(
     end_E = torch.tensor(list(ends), device=backbone.device)
     done_N = torch.tensor([prompt is NO_PROMPT for prompt in prompts])
     for step in range(limit):
-        token_N = prefix.logits.float().argmax(-1)
+        token_N = pick(prefix.logits.float()) if pick else prefix.logits.float().argmax(-1)
         done_N = done_N | torch.isin(token_N, end_E).cpu()
         for row, token in zip(row_N[~done_N].tolist(), token_N.cpu()[~done_N].tolist(), strict=True):
             said[row].append(token)

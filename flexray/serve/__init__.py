@@ -1,0 +1,1 @@
+"""What a finished run gives: exported models, answers, a merged model, newcomers."""

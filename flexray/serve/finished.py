@@ -1,0 +1,173 @@
+"""A finished run, read again: whose state is where, and what each client, or all together, serve with."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from flexray.config import Experiment, read_yaml
+from flexray.data.corpus import Corpus
+from flexray.errors import ConfigError, did_you_mean, expected
+from flexray.models import backbone as backbones
+from flexray.models.backbone import Backbone
+from flexray.models.seats import Seats
+from flexray.sections import Resources
+from flexray.serve import joined
+from flexray.sim import server_file
+from flexray.sim.job import Job
+from flexray.sim.local import examine
+from flexray.sim.local.evaluator import Scorer
+from flexray.sim.local.trainer import SeatTrainer
+from flexray.sim.planning.layout import available
+from flexray.sim.planning.plan import prepare
+from flexray.sim.planning.settle import Trials
+from flexray.sim.private.store import PrivateStore
+from flexray.sim.sent import Sent
+from flexray.sim.work import Server
+from flexray.state import ClientState, State, Update, seat, widen
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished run on this machine, one client at a time, without Ray; nothing of it is ever written to."""
+
+    path: Path
+    job: Job
+    server: Server
+    summary: dict[str, Any]
+
+    @property
+    def experiment(self) -> Experiment:
+        return self.job.experiment
+
+    @property
+    def names(self) -> list[str]:
+        """The run's clients, in their order."""
+        return [c.name for c in self.job.clients]
+
+    @cached_property
+    def backbone(self) -> Backbone:
+        return backbones.load(self.job.backbone, self.job.layout.device)
+
+    @cached_property
+    def corpus(self) -> Corpus:
+        return Corpus(self.job.corpus)
+
+    @cached_property
+    def seats(self) -> Seats:
+        return Seats(self.backbone, self.job.algorithm.parts, 1)
+
+    @cached_property
+    def scorer(self) -> Scorer:
+        return Scorer(self.job, self.backbone, self.corpus)
+
+    def trainer(self, client: int) -> SeatTrainer:
+        """As at the run's last evaluation."""
+        rounds = self.experiment.rounds
+        return SeatTrainer(self.job, self.backbone, self.seats, self.corpus, (client,), rounds, self.job.rows)
+
+    def sent(self, client: int, cluster: int | None = None) -> Update:
+        """What the server's last state sends to a client, [1, …]."""
+        state = self.server.states[self.server.cluster(client) if cluster is None else cluster]
+        return Sent(self.job.down, self.job.algorithm, self.backbone.device).widened(
+            self.job.down.pack_one(state.sent), (client,)
+        )
+
+    def owned(self, client: int, trainer: SeatTrainer, down: Update) -> ClientState:
+        """What a client owns at the end, [1, …]; one that never trained starts anew."""
+        files = PrivateStore(self.job.private, [c.name for c in self.job.trainees])
+        found = files.load(client, self.experiment.rounds)
+        if found is None:
+            fresh = self.job.algorithm.start(trainer, down)
+            if (fresh.weights or fresh.memory) and self.took_part(client):
+                who, where = self.job.trainees[client].name, files.folder(client)
+                raise expected("storage.private", f"the private state of {who}", f"none in {where}", "put the folder back")
+            return fresh
+        return ClientState(
+            *({n: t[None].to(self.backbone.device) for n, t in s.items()} for s in (found.weights, found.memory))
+        )
+
+    def took_part(self, client: int) -> bool:
+        """Whether a client trained in any round."""
+        return any(client in self.job.taking_part(round) for round in range(self.experiment.rounds))
+
+    def views(self, client: int) -> dict[str, State]:
+        """What a client is scored with, [1, …]: `base`, `shared`, `personal`."""
+        trainer, down = self.trainer(client), self.sent(client)
+        mine = self.owned(client, trainer, down)
+        common = self.job.algorithm.common(trainer, down, mine)
+        return {
+            "base": State(), "shared": trainer.frozen | common, "personal": trainer.frozen | examine.personal(trainer, down, mine),
+        }  # fmt: skip
+
+    def personal(self, name: str) -> State:
+        """What a client of the run, or one who joined it, serves with; no seat axis."""
+        late = joined.names(self.path)
+        if name in late:
+            return joined.served(self.path, name)
+        if name not in self.names:
+            raise expected("--client", "a client of the run", name, did_you_mean(name, [*self.names, *late]))
+        return seat(self.views(self.names.index(name))["personal"], 0)
+
+    def shared(self) -> State:
+        """What could be served without anything private; no seat axis. In full, where clients get the first ranks of it only."""
+        first, *others = self.server.states
+        if others:
+            raise expected("--shared", "a run with one shared model", f"{1 + len(others)} clusters", "name a --client")
+        trainer = self.trainer(0)
+        whole = self.job.down.unpack(self.job.down.pack_one(first.sent))
+        down = Update(*(widen({n: t.to(self.backbone.device) for n, t in s.items()}, 1) for s in (whole.weights, whole.aux)))
+        return seat(trainer.frozen | self.job.algorithm.common(trainer, down, self.owned(0, trainer, down)), 0)
+
+    def close(self) -> None:
+        """Nothing is left on the backbone."""
+        if "seats" in self.__dict__:
+            self.seats.detach()
+
+
+def open_run(path: Path | str, key: str = "run") -> Finished:
+    """A finished run, checked: its folder, its end, and that its data are the ones it had."""
+    path = Path(path)
+    experiment = _experiment(path, key)
+    files = experiment.storage.private or path / "private"
+    job, _ = prepare(_here(experiment), _there(), files.absolute(), Trials("nothing"))
+    _check_rows(path, job)
+    found = server_file.read(path / "server.safetensors")
+    if found[1] != experiment.rounds - 1:
+        raise expected(key, "a finished run", f"one after round {found[1]}", f"finish it: `flexray simulate --resume {path}`")
+    return Finished(path, job, found[0], json.loads((path / "summary.json").read_text()))
+
+
+def _experiment(path: Path, key: str) -> Experiment:
+    if not path.is_dir():
+        near = [str(p) for p in path.parent.iterdir() if p.is_dir()] if path.parent.is_dir() else []
+        raise expected(key, "the folder of a run", str(path), did_you_mean(str(path), near) if near else "check the path")
+    if not (path / "config.yaml").is_file():
+        raise expected(
+            key, "the folder of a run", f"{path} without config.yaml", "name the folder that `flexray simulate` printed"
+        )
+    if not (path / "summary.json").is_file():
+        raise expected(key, "a finished run", f"{path} without summary.json", f"finish it: `flexray simulate --resume {path}`")
+    return Experiment(**read_yaml(path / "config.yaml"))
+
+
+def _here(x: Experiment) -> Experiment:
+    """The same on this machine alone, one client after another: nothing of the method changes by it."""
+    gpu, threads = x.resources.gpu_per_client, x.resources.threads
+    resources = Resources(backend="inline", gpu_per_client=gpu if _there()["GPU"] else None, threads=threads)
+    return x.model_copy(update={"resources": resources, "placement": "pooled", "seats": 1})
+
+
+def _there() -> dict[str, float]:
+    import torch
+
+    return available(torch.cuda.device_count())
+
+
+def _check_rows(path: Path, job: Job) -> None:
+    had = [(c["client"], c["rows_sha256"]) for c in json.loads((path / "clients.json").read_text())]
+    if had != [(c.name, c.digest()) for c in job.clients]:
+        raise ConfigError("data: expected the rows that the run had, got others; put the data and the partition's file back")
