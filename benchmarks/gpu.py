@@ -42,12 +42,13 @@ from flexray.data.corpus import Corpus
 from flexray.errors import ConfigError, RunError
 from flexray.models import backbone as backbones
 from flexray.models.tokenizer import Tokenizer
+from flexray.sim.events import RoundDone
 from flexray.sim.job import Job
 from flexray.sim.local.newcomers import start_of
 from flexray.sim.planning.layout import available
 from flexray.sim.planning.plan import Plan, prepare
-from flexray.sim.round import InlinePool
-from flexray.sim.run import RoundDone, run
+from flexray.sim.pool import InlinePool
+from flexray.sim.run import run
 from flexray.state import State
 
 RANK = {"rank": 32, "alpha": 64.0}

@@ -14,7 +14,7 @@ from typing import Any
 import flexray
 from benchmarks.common import MIB, smaps, workers
 from flexray.config import Experiment
-from flexray.sim.run import RoundDone
+from flexray.sim.events import RoundDone
 
 KINDS = {"driver": ("ray::Driver",), "actors": ("ray::ClientHost",), "Ray": ("raylet", "gcs_server"), "caller": ()}
 """What there is to weigh, and how the titles of its processes begin; the caller is this one."""

@@ -21,8 +21,8 @@ from benchmarks.common import MIB, machine, mapped, smaps, table
 from flexray import cluster
 from flexray.config import Experiment
 from flexray.models import tiny
+from flexray.sim.events import RoundDone
 from flexray.sim.planning.plan import Plan
-from flexray.sim.run import RoundDone
 
 ACTORS = (1, 2, 4)
 

@@ -48,7 +48,7 @@ from benchmarks import panels, pictures
 from benchmarks.common import MIB, interleaved, machine, middle, table, workers
 from benchmarks.rivals.task import Task, peak
 from flexray.config import Experiment
-from flexray.sim.run import RoundDone
+from flexray.sim.events import RoundDone
 from flexray.sim.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[1]

@@ -27,11 +27,13 @@ from benchmarks.common import interleaved, machine, middle, table
 from benchmarks.panels import MORE, enough
 from benchmarks.starts import starts
 from flexray.config import Experiment
+from flexray.sim.events import RoundDone
 from flexray.sim.job import Job
 from flexray.sim.planning.plan import prepare
+from flexray.sim.pool import InlinePool
 from flexray.sim.private.store import PrivateStore
-from flexray.sim.round import InlinePool, RoundReport
-from flexray.sim.run import RoundDone, run
+from flexray.sim.round import RoundReport
+from flexray.sim.run import run
 from flexray.sim.run_folder import RunFolder
 from flexray.state import State
 

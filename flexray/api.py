@@ -18,13 +18,14 @@ import yaml
 from flexray import folder
 from flexray.config import Experiment, read_yaml
 from flexray.errors import ConfigError, RunError, did_you_mean, expected
+from flexray.sim.events import Event, Finished
 from flexray.sim.job import Job
 from flexray.sim.planning import apart
 from flexray.sim.planning.layout import available
 from flexray.sim.planning.plan import Plan, prepare, resolved
 from flexray.sim.planning.settle import Far, Trials
-from flexray.sim.round import InlinePool
-from flexray.sim.run import Event, Finished, run
+from flexray.sim.pool import InlinePool
+from flexray.sim.run import run
 from flexray.sim.run_folder import RunFolder, Table
 from flexray.sim.tables import table
 from flexray.tracking import Tracking, chosen

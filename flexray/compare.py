@@ -26,8 +26,8 @@ from flexray.config import Experiment
 from flexray.errors import ConfigError, RunError, expected
 from flexray.report import papers
 from flexray.report.messages import keep_traceback
+from flexray.sim.events import RoundDone
 from flexray.sim.planning.plan import Plan
-from flexray.sim.run import RoundDone
 from flexray.sim.run_folder import RunFolder
 
 Watch = Callable[[Event], None]

@@ -26,7 +26,7 @@ from flexray import api, cluster
 from flexray.config import Experiment
 from flexray.errors import ConfigError, RunError
 from flexray.report.messages import keep_traceback
-from flexray.sim.run import Evaluated, RoundDone
+from flexray.sim.events import Evaluated, RoundDone
 from flexray.sweeping import results
 from flexray.sweeping.placing import Room
 from flexray.sweeping.records import Records, check_folder, write_spec

@@ -14,8 +14,8 @@ from typing import Any
 from flexray import folder
 from flexray.config import Experiment
 from flexray.errors import expected
+from flexray.sim.events import Evaluated, Event, Finished, RoundDone, Started
 from flexray.sim.round import RoundReport
-from flexray.sim.run import Evaluated, Event, Finished, RoundDone, Started
 from flexray.sim.run_folder import RunFolder
 from flexray.tracker import About, Tracker
 

@@ -19,6 +19,7 @@ FLOORS = (
     ("algorithm", "metric", "tracker", "schema", "sections", "server"),
     ("strength",),
     ("algorithms", "models", "data", "metrics", "trackers", "findings"),
+    ("combinations",),
     ("config",),
     ("sim", "recipe"),
     ("cluster", "tracking"),

@@ -12,10 +12,11 @@ from safetensors.torch import load_file
 from flexray import api, folder
 from flexray.config import Experiment
 from flexray.models import backbone as backbones
+from flexray.sim.events import RoundDone
 from flexray.sim.fold import Fold
 from flexray.sim.planning.plan import prepare
-from flexray.sim.round import InlinePool
-from flexray.sim.run import RoundDone, run
+from flexray.sim.pool import InlinePool
+from flexray.sim.run import run
 from flexray.sim.vectors import Vectors
 
 ALGORITHMS = sorted(folder.listing("algorithms"))

@@ -12,7 +12,7 @@ from flexray import api
 from flexray.config import Experiment
 from flexray.errors import ConfigError, RunError
 from flexray.sim.planning.plan import prepare
-from flexray.sim.round import InlinePool
+from flexray.sim.pool import InlinePool
 from flexray.sim.run import run
 from flexray.sim.run_folder import RunFolder
 from tests.test_laws import assert_same, weights

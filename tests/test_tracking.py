@@ -7,7 +7,7 @@ import pytest
 
 from flexray import api, tracking
 from flexray.errors import ConfigError
-from flexray.sim.run import Evaluated
+from flexray.sim.events import Evaluated
 from flexray.sim.run_folder import RunFolder
 
 BROKEN = """

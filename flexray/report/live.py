@@ -11,10 +11,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from flexray.report.plan import show as show_plan
 from flexray.report.units import count, duration
+from flexray.sim.events import Evaluated, Event, Finished, RoundDone, Started
+from flexray.sim.events import Progress as Arrived
 from flexray.sim.planning.plan import Plan
 from flexray.sim.round import RoundReport
-from flexray.sim.run import Evaluated, Event, Finished, RoundDone, Started
-from flexray.sim.run import Progress as Arrived
 
 
 @contextmanager

@@ -16,13 +16,14 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from flexray.errors import ConfigError, RunError
+from flexray.sim.events import Event, Progress
 from flexray.sim.host import LARGE, ClientHost
 from flexray.sim.job import Job
 from flexray.sim.merging import Merging
+from flexray.sim.pool import Scored, Trained, asked
 from flexray.sim.queues import Queues
 from flexray.sim.reports import Sum
-from flexray.sim.round import Scored, Trained, asked
-from flexray.sim.run import Event, Progress, run
+from flexray.sim.run import run
 from flexray.sim.schedule import Group
 from flexray.sim.work import Scoring, Task, Training, Work, bound
 from flexray.state import State

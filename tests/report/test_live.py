@@ -7,9 +7,9 @@ from rich.console import Console
 
 from flexray.metric import Number
 from flexray.report import live
+from flexray.sim.events import Evaluated, Finished, Progress, RoundDone, Started
 from flexray.sim.reports import ClientReport, Reports
 from flexray.sim.round import RoundReport
-from flexray.sim.run import Evaluated, Finished, Progress, RoundDone, Started
 
 
 def report(round: int) -> RoundReport:

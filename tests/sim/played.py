@@ -11,8 +11,8 @@ import numpy as np
 from flexray.sim.fold import Fold
 from flexray.sim.job import Job
 from flexray.sim.local.evaluator import Marks
+from flexray.sim.pool import Scored, Trained
 from flexray.sim.reports import ClientReport, Examined, Reports, ScoreReport, SliceReport, Sum
-from flexray.sim.round import Scored, Trained
 from flexray.sim.vectors import Vectors
 from flexray.sim.work import Scoring, Task, Training, Work
 

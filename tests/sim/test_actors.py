@@ -14,7 +14,7 @@ from flexray import api
 from flexray.errors import RunError
 from flexray.sim import actors
 from flexray.sim.actors import seldom
-from flexray.sim.run import Evaluated, Progress, RoundDone, Started
+from flexray.sim.events import Evaluated, Progress, RoundDone, Started
 
 
 def step(clients: int, loss: float = 1.0) -> Progress:

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from flexray import api
+from flexray.sim.events import RoundDone
 from flexray.sim.planning.gauge import Gauge
 from flexray.sim.planning.plan import Plan, prepare
-from flexray.sim.round import InlinePool
-from flexray.sim.run import RoundDone, run
+from flexray.sim.pool import InlinePool
+from flexray.sim.run import run
 
 FEW = {"max_train_rows": 24, "max_valid_rows": 4, "max_test_rows": 8}
 LORA64 = {"name": "fedavg", "lora": {"rank": 64}}

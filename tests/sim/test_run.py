@@ -11,9 +11,10 @@ from safetensors.torch import load_file
 from flexray import api
 from flexray.config import Experiment
 from flexray.errors import ConfigError, RunError
+from flexray.sim.events import Evaluated, Finished, Progress, RoundDone, Started
 from flexray.sim.planning.plan import prepare
 from flexray.sim.private.store import PrivateStore
-from flexray.sim.run import Evaluated, Finished, Progress, RoundDone, Started, run
+from flexray.sim.run import run
 from flexray.sim.run_folder import RunFolder
 from flexray.sim.work import Scoring
 from flexray.state import ClientState

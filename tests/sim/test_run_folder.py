@@ -13,8 +13,9 @@ from flexray.data.clients import Client
 from flexray.models.inside import Inside
 from flexray.sim.local.evaluator import Marks
 from flexray.sim.reports import ClientReport, Reports, Sight
-from flexray.sim.round import RoundReport, Server
+from flexray.sim.round import RoundReport
 from flexray.sim.run_folder import RunFolder
+from flexray.sim.work import Server
 from flexray.state import ServerState, Update
 
 CLIENTS = [Client(f"c{i}", np.arange(2), np.arange(1), np.arange(1), 0, {}) for i in range(4)]

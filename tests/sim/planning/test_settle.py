@@ -7,12 +7,12 @@ import yaml
 
 from flexray import api
 from flexray.errors import ConfigError
+from flexray.sim.events import Evaluated, Progress, RoundDone
 from flexray.sim.planning import apart, settle, sizes
 from flexray.sim.planning import plan as plans
 from flexray.sim.planning.measure import Ask, Place, Turn
 from flexray.sim.planning.plan import prepare, resolved
 from flexray.sim.planning.settle import Trials
-from flexray.sim.run import Evaluated, Progress, RoundDone
 
 CPU1, CPU4 = {"CPU": 1.0}, {"CPU": 4.0}
 

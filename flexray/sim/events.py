@@ -1,0 +1,65 @@
+"""What a run tells while it goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from flexray.metric import Number
+from flexray.sim.round import RoundReport
+
+
+@dataclass(frozen=True)
+class Started:
+    """The actors are up. round: the first one to play."""
+
+    round: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A slice of a round has come back."""
+
+    round: int
+    clients: int
+    of: int
+    loss: float
+    tokens: int
+
+    def plus(self, later: Progress) -> Progress:
+        """Both in one."""
+        clients = self.clients + later.clients
+        loss = (self.clients * self.loss + later.clients * later.loss) / clients
+        return Progress(self.round, clients, self.of, loss, self.tokens + later.tokens)
+
+
+@dataclass(frozen=True)
+class RoundDone:
+    """A round is finished and saved."""
+
+    report: RoundReport
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """Clients have been scored as they are before `round`: the mean over them of every metric, per view."""
+
+    round: int
+    clients: int
+    means: dict[str, dict[str, float]]
+    seconds: float
+    split: str = "test"
+    numbers: Mapping[str, Number] = field(default_factory=dict)
+    """How each number of `means` reads."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The run is over; what summary.json holds."""
+
+    summary: dict[str, Any]
+
+
+Event = Started | Progress | RoundDone | Evaluated | Finished

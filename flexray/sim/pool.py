@@ -1,0 +1,100 @@
+"""What plays the tasks of a round: the protocol, and the pool that needs no Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import inf
+from typing import Any, Protocol
+
+import numpy as np
+
+from flexray.sim.host import ClientHost
+from flexray.sim.job import Job
+from flexray.sim.reports import ScoreReport, SliceReport, Sum
+from flexray.sim.schedule import Group
+from flexray.sim.work import Scoring, Task, Training, Work
+from flexray.state import State
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A task that is done. vectors: what crossed of each client, where the method needs that; sums come at the end, from each process."""
+
+    task: Training
+    vectors: list[np.ndarray]
+    report: SliceReport
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A task that is done."""
+
+    task: Scoring
+    report: ScoreReport
+
+
+class Pool(Protocol):
+    """Processes that hold clients. Results come as they finish, in any order."""
+
+    actors: int
+    pace: float
+    """Seconds that a client took in the last round."""
+
+    def open(self) -> np.ndarray:
+        """What travels first."""
+        ...
+
+    def survey(self, groups: Sequence[Group]) -> Iterator[dict[int, State]]:
+        """What the clients of each group tell once."""
+        ...
+
+    def play(self, work: Work) -> Iterator[Trained | Scored | Sum]:
+        """Does all tasks. Sums may be written into."""
+        ...
+
+    def settle(self) -> None:
+        """Returns when all that clients own is at rest; raises if it could not be written."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class InlinePool:
+    """One host in this very process: for debugging, and where there is no Ray."""
+
+    actors, pace = 1, inf
+
+    def __init__(self, job: Job):
+        self.host = ClientHost(job, behind=True)
+
+    def open(self) -> np.ndarray:
+        return self.host.open()
+
+    def survey(self, groups: Sequence[Group]) -> Iterator[dict[int, State]]:
+        yield from map(self.host.survey, groups)
+
+    def play(self, work: Work) -> Iterator[Trained | Scored | Sum]:
+        sent = [work.sent(cluster) for cluster in range(work.clusters)]
+        for task in work.tasks:
+            yield perform(self.host, task, work, sent[task.cluster])
+        yield from self.host.gather()
+
+    def settle(self) -> None:
+        self.host.settle()
+
+    def close(self) -> None:
+        self.host.close()
+
+
+def perform(host: ClientHost, task: Task, w: Work, sent: np.ndarray) -> Trained | Scored:
+    """Does a task in this process."""
+    known, groups = w.owning(task.groups), task.groups
+    if isinstance(task, Scoring):
+        return Scored(task, host.score(w.round, groups, sent, task.views, known=known))
+    return Trained(task, *host.train(w.round, groups, sent, w.rows[task.cluster], **asked(task), known=known))
+
+
+def asked(task: Training) -> dict[str, Any]:
+    """Of `ClientHost.train`: where the groups belong."""
+    return {"cluster": task.cluster, "of": task.of, "leaves": tuple((number, len(groups)) for number, groups in task.leaves)}
