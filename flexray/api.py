@@ -18,6 +18,7 @@ import yaml
 from flexray import folder
 from flexray.config import Experiment, read_yaml
 from flexray.errors import ConfigError, RunError, did_you_mean, expected
+from flexray.sim import checkpoint
 from flexray.sim.events import Event, Finished
 from flexray.sim.job import Job
 from flexray.sim.planning import apart
@@ -86,6 +87,8 @@ def simulate(
         job, plan = prepare(experiment, there, path.absolute() / "private", _trials(experiment, "choices"))
         trackers = chosen(job.experiment)
         say(plan)
+        if (storage := job.experiment.storage).checkpoint is not None:
+            checkpoint.check(storage.checkpoint, path, resume)
         _open_folder(path, job, plan)
         try:
             with Tracking(trackers, path, resolved(job).spec()) as track:
@@ -100,11 +103,28 @@ def simulate(
 
 
 def resume(path: Path | str, watch: Watch | None = None, verbose: bool = False) -> Run:
-    """Go on with a run that stopped, from its last finished round, to the same result as without the stop."""
-    path = Path(path)
-    if not (path / "config.yaml").exists():
-        raise ConfigError(f"--resume: expected a run folder, got {str(path)!r} without config.yaml; name the folder of a run")
+    """Go on with a run that stopped, from its last finished round or from its checkpoints, to the same result as without the stop."""
+    path = opened(path)
     return simulate(Experiment(**read_yaml(path / "config.yaml")), path, resume=True, watch=watch, verbose=verbose)
+
+
+def opened(path: Path | str, out: Path | None = None) -> Path:
+    """The run folder to go on in: this one, or where `path` has a run's checkpoints, `out` (by default runs/NAME), made again from the
+    newest. Raises ConfigError."""
+    from flexray.sim import restore
+
+    if restore.is_checkpoint(str(path)):
+        folder = out or Path("runs") / Path(path).name
+        restore.fetch(str(path), folder)
+        return folder
+    if not (Path(path) / "config.yaml").exists():
+        raise ConfigError(
+            f"--resume: expected a run folder or its checkpoints, got {str(path)!r} with neither config.yaml nor after-….json; "
+            "name the folder of a run, or under storage.checkpoint that of its name"
+        )
+    if out:
+        raise ConfigError(f"--out: expected none with --resume of a run folder, got {str(out)!r}; a run goes on where it is")
+    return Path(path)
 
 
 def load_run(path: Path | str) -> Run:

@@ -23,7 +23,9 @@ def simulate(
     config: Config = None,
     sets: Sets = None,
     out: Annotated[Path | None, typer.Option(help="The run folder; runs/TIME-ALGORITHM-SEED by default.")] = None,
-    resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder.")] = None,
+    resume: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Go on with the run in this folder, or with these checkpoints of one.")
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print the run folder's path and nothing else.")] = False,
     as_json: Json = False,
     verbose: Verbose = False,
@@ -33,10 +35,8 @@ def simulate(
         from flexray.config import load
         from flexray.errors import ConfigError
 
-        if resume and (config or sets or out):
-            raise ConfigError(
-                "--resume: expected no config, --set or --out beside it, got some; a run goes on as it was started"
-            )
+        if resume and (config or sets):
+            raise ConfigError("--resume: expected no config or --set beside it, got some; a run goes on as it was started")
         if quiet and as_json:
             raise ConfigError("--quiet: expected it without --json, got both; drop one of the two")
         experiment = None if resume else load(config, tuple(sets or ()))
@@ -46,8 +46,8 @@ def simulate(
             from flexray.report import live, messages, scores
         with live.watching(console) as watch:
             if experiment is None:
-                answering.folder = resume
-                run = api.resume(str(resume), watch, verbose)
+                answering.folder = api.opened(str(resume), out)
+                run = api.resume(answering.folder, watch, verbose)
             else:
                 answering.folder = out or api.new_folder(experiment)
                 run = api.simulate(experiment, answering.folder, watch=watch, verbose=verbose)

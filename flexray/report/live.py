@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from flexray.report.plan import show as show_plan
 from flexray.report.units import count, duration
-from flexray.sim.events import Evaluated, Event, Finished, RoundDone, Started
+from flexray.sim.events import Checkpointed, Evaluated, Event, Finished, RoundDone, Started
 from flexray.sim.events import Progress as Arrived
 from flexray.sim.planning.plan import Plan
 from flexray.sim.round import RoundReport
@@ -52,6 +52,8 @@ class Watcher:
             self._done(what.report)
         elif isinstance(what, Evaluated):
             self._evaluated(what)
+        elif isinstance(what, Checkpointed) and what.error:
+            self._say(f"  checkpoint of round {what.round + 1} failed: {what.error}; tried again later")
         elif isinstance(what, Finished):
             self.bars.update(self.rounds, info="done")
 

@@ -56,10 +56,20 @@ class Evaluated:
 
 
 @dataclass(frozen=True)
+class Checkpointed:
+    """A checkpoint of the state after `round` is complete (bytes: new ones), or could not be made, for this reason."""
+
+    round: int
+    seconds: float
+    bytes: int = 0
+    error: str = ""
+
+
+@dataclass(frozen=True)
 class Finished:
     """The run is over; what summary.json holds."""
 
     summary: dict[str, Any]
 
 
-Event = Started | Progress | RoundDone | Evaluated | Finished
+Event = Started | Progress | RoundDone | Evaluated | Checkpointed | Finished

@@ -9,7 +9,9 @@ from time import perf_counter
 import torch
 
 from flexray.config import Experiment
+from flexray.errors import RunError
 from flexray.sim import schedule, work
+from flexray.sim.checkpoint import Checkpoints, place_of
 from flexray.sim.events import Event, Finished, Progress, RoundDone, Started
 from flexray.sim.exam import Exam, examination
 from flexray.sim.job import Job
@@ -31,9 +33,11 @@ def run(job: Job, make_pool: Callable[[Job], Pool], out: Path, resume: bool = Fa
     """
     started = perf_counter()
     folder, experiment, vectors = RunFolder(out), job.experiment, Vectors()
-    pool = make_pool(job)
+    copies, pool = _checkpoints(job, out), make_pool(job)
     try:
         server, first, known = _begin(job, pool, folder, resume)
+        if copies:
+            copies.begin(first - 1)
         yield Started(first, perf_counter() - started)
         for round in range(first, experiment.rounds):
             exam = examination(job, pool, folder, server, round) if _scores(experiment, round) else None
@@ -47,12 +51,27 @@ def run(job: Job, make_pool: Callable[[Job], Pool], out: Path, resume: bool = Fa
                     rests |= what.report.rests if isinstance(what, Trained) else {}
                     yield from _heard(job, round, what, exam)
             known |= rests
+            yield from copies.after(round, known) if copies else ()
         yield from _last(job, pool, folder, server, known)
         summary = summarise(job, folder, pool.actors)
         folder.finish(summary)
+        for copied in copies.end(experiment.rounds - 1, known) if copies else ():
+            yield copied
+            if copied.error and copied.round == experiment.rounds - 1:
+                raise RunError(f"the run is finished, but not its last checkpoint: {copied.error}")
         yield Finished(summary)
     finally:
         pool.close()
+        if copies:
+            copies.close()
+
+
+def _checkpoints(job: Job, out: Path) -> Checkpoints | None:
+    storage = job.experiment.storage
+    if storage.checkpoint is None:
+        return None
+    private = PrivateStore(job.private, [c.name for c in job.trainees])
+    return Checkpoints(out, private, place_of(storage.checkpoint, out), storage.checkpoint_every)
 
 
 def _begin(job: Job, pool: Pool, folder: RunFolder, resume: bool) -> tuple[Server, int, dict[int, int]]:

@@ -35,6 +35,10 @@ class PrivateStore:
         """The round before `before` after which the client's state was last written."""
         return max((r for r in _rounds(self._folder(client)) or () if r < before), default=None)
 
+    def file(self, client: int, round: int) -> Path:
+        """What was, or will be, written after `round`."""
+        return Path(_file(self._folder(client), round))
+
     def read(self, client: int, round: int) -> ClientState:
         """What was written after `round`."""
         tensors = at_rest.read(_file(self._folder(client), round))
@@ -54,7 +58,7 @@ class PrivateStore:
         if (found := _rounds(folder)) is None:
             Path(folder).mkdir(mode=0o700, parents=True, exist_ok=True)
         for old in sorted(r for r in found or () if r < round)[:-1]:
-            os.replace(_file(folder, old), temporary)
+            _make_room(_file(folder, old), temporary)
         at_rest.write(temporary, tensors)
         os.replace(temporary, _file(folder, round))
 
@@ -63,6 +67,8 @@ class PrivateStore:
         and after which round."""
         found = {}
         for entry in os.scandir(self.root) if self.root.exists() else ():
+            if entry.name.startswith("."):
+                continue
             for leftover in Path(entry.path).glob(".*.tmp"):
                 leftover.unlink()
             rounds = _rounds(entry.path) or []
@@ -87,6 +93,14 @@ def _rounds(folder: str) -> list[int] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     return [int(n.removeprefix("after-").removesuffix(END)) for n in names if n.startswith("after-") and n.endswith(END)]
+
+
+def _make_room(file: str, temporary: str) -> None:
+    """An old file may be written over, unless a checkpoint still has a link to it."""
+    if os.stat(file).st_nlink == 1:
+        os.replace(file, temporary)
+    else:
+        os.unlink(file)
 
 
 def _file(folder: str, round: int) -> str:
