@@ -26,6 +26,7 @@ from flexray.sim.planning.layout import available
 from flexray.sim.planning.plan import Plan, prepare, resolved
 from flexray.sim.planning.settle import Far, Trials
 from flexray.sim.pool import InlinePool
+from flexray.sim.private.sealed import seal_of
 from flexray.sim.run import run
 from flexray.sim.run_folder import RunFolder, Table
 from flexray.sim.tables import table
@@ -87,7 +88,8 @@ def simulate(
         job, plan = prepare(experiment, there, path.absolute() / "private", _trials(experiment, "choices"))
         trackers = chosen(job.experiment)
         say(plan)
-        if (storage := job.experiment.storage).checkpoint is not None:
+        seal_of((storage := job.experiment.storage).key)
+        if storage.checkpoint is not None:
             checkpoint.check(storage.checkpoint, path, resume)
         _open_folder(path, job, plan)
         try:

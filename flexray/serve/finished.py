@@ -24,6 +24,7 @@ from flexray.sim.local.trainer import SeatTrainer
 from flexray.sim.planning.layout import available
 from flexray.sim.planning.plan import prepare
 from flexray.sim.planning.settle import Trials
+from flexray.sim.private.sealed import Seal, seal_of
 from flexray.sim.private.store import PrivateStore
 from flexray.sim.sent import Sent
 from flexray.sim.work import Server
@@ -61,6 +62,11 @@ class Finished:
         return Seats(self.backbone, self.job.algorithm.parts, 1)
 
     @cached_property
+    def seal(self) -> Seal | None:
+        """With which private state is encrypted."""
+        return seal_of(self.experiment.storage.key)
+
+    @cached_property
     def scorer(self) -> Scorer:
         return Scorer(self.job, self.backbone, self.corpus)
 
@@ -78,7 +84,7 @@ class Finished:
 
     def owned(self, client: int, trainer: SeatTrainer, down: Update) -> ClientState:
         """What a client owns at the end, [1, …]; one that never trained starts anew."""
-        files = PrivateStore(self.job.private, [c.name for c in self.job.trainees])
+        files = PrivateStore.of(self.job)
         found = files.load(client, self.experiment.rounds)
         if found is None:
             fresh = self.job.algorithm.start(trainer, down)
@@ -107,7 +113,7 @@ class Finished:
         """What a client of the run, or one who joined it, serves with; no seat axis."""
         late = joined.names(self.path)
         if name in late:
-            return joined.served(self.path, name)
+            return joined.served(self.path, name, self.seal)
         if name not in self.names:
             raise expected("--client", "a client of the run", name, did_you_mean(name, [*self.names, *late]))
         return seat(self.views(self.names.index(name))["personal"], 0)

@@ -76,7 +76,7 @@ def _join(run: Finished, client: Client, data: Path) -> Joined:
         "scores": scores,
     }
     owned = ClientState(seat(owns.weights, 0), seat(owns.memory, 0))
-    place = joined.keep(run.path, about, client, run.job.corpus, seat(views["personal"], 0), owned)
+    place = joined.keep(run.path, about, client, run.job.corpus, seat(views["personal"], 0), owned, run.seal)
     return Joined(client.name, place, client, steps, cluster, scores, scoring.shown(run, scores["personal"]))
 
 

@@ -18,9 +18,10 @@ from flexray.data.clients import Client
 from flexray.data.corpus import Corpus
 from flexray.folder import digest
 from flexray.sim.private import at_rest
+from flexray.sim.private.sealed import Seal
 from flexray.state import ClientState, State
 
-FOLDER = "joined"
+FOLDER, SERVED, OWNED = "joined", "served.safetensors", "private.safetensors"
 
 
 def names(run: Path) -> dict[str, Path]:
@@ -34,9 +35,9 @@ def told(run: Path, name: str) -> dict[str, Any]:
     return json.loads((names(run)[name] / "joined.json").read_text())
 
 
-def served(run: Path, name: str) -> State:
-    """What a client who joined serves with; no seat axis."""
-    return at_rest.read(names(run)[name] / "served.safetensors")
+def served(run: Path, name: str, seal: Seal | None = None) -> State:
+    """What a client who joined serves with; no seat axis. seal: the run's, if its private state is encrypted."""
+    return at_rest.read(names(run)[name] / SERVED, _locked(seal, name, SERVED))
 
 
 def rows(run: Path, name: str) -> tuple[Corpus, Client]:
@@ -46,7 +47,9 @@ def rows(run: Path, name: str) -> tuple[Corpus, Client]:
     return Corpus(names(run)[name] / "rows.arrow"), Client(name, **splits, dropped=0, labels={})
 
 
-def keep(run: Path, about: dict[str, Any], client: Client, corpus: Path, serves: State, owns: ClientState) -> Path:
+def keep(
+    run: Path, about: dict[str, Any], client: Client, corpus: Path, serves: State, owns: ClientState, seal: Seal | None = None
+) -> Path:
     """Puts a newcomer's folder in its place, whole, over one of the same name."""
     about = {**about, "rows": {split: getattr(client, split).tolist() for split in ("train", "valid", "test")}}
     name = str(about["name"])
@@ -56,10 +59,9 @@ def keep(run: Path, about: dict[str, Any], client: Client, corpus: Path, serves:
     making.parent.mkdir(mode=0o700, exist_ok=True)
     try:
         making.mkdir(mode=0o700)
-        at_rest.write(making / "served.safetensors", serves)
-        at_rest.write(making / "private.safetensors", {
-            f"{kind}|{n}": t for kind, state in (("weights", owns.weights), ("memory", owns.memory)) for n, t in state.items()
-        })  # fmt: skip
+        owned = (("weights", owns.weights), ("memory", owns.memory))
+        for file, tensors in ((SERVED, serves), (OWNED, {f"{kind}|{n}": t for kind, state in owned for n, t in state.items()})):
+            at_rest.write(making / file, tensors, locked=_locked(seal, name, file))
         shutil.copyfile(corpus, making / "rows.arrow")
         (making / "joined.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
         if place.exists():
@@ -69,3 +71,7 @@ def keep(run: Path, about: dict[str, Any], client: Client, corpus: Path, serves:
         shutil.rmtree(making, ignore_errors=True)
         shutil.rmtree(before, ignore_errors=True)
     return place
+
+
+def _locked(seal: Seal | None, name: str, file: str) -> at_rest.Locked | None:
+    return seal and at_rest.Locked(seal, f"joined|{name}|{file}")

@@ -70,7 +70,7 @@ def _checkpoints(job: Job, out: Path) -> Checkpoints | None:
     storage = job.experiment.storage
     if storage.checkpoint is None:
         return None
-    private = PrivateStore(job.private, [c.name for c in job.trainees])
+    private = PrivateStore.of(job)
     return Checkpoints(out, private, place_of(storage.checkpoint, out), storage.checkpoint_every)
 
 
@@ -78,7 +78,7 @@ def _begin(job: Job, pool: Pool, folder: RunFolder, resume: bool) -> tuple[Serve
     """The server, the first round to play, and after which round the private state of clients was last written."""
     saved = folder.load_server() if resume else None
     server, round = saved or (None, -1)
-    known = PrivateStore(job.private, [c.name for c in job.trainees]).forget_after(round)
+    known = PrivateStore.of(job).forget_after(round)
     if server is not None:
         folder.forget_after(round)
         return server, round + 1, known

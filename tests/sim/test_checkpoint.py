@@ -192,3 +192,19 @@ def test_a_file_that_waits_for_its_copy_stays_as_it_is_whatever_the_run_does(tmp
     store.save(0, 2, ClientState({"w": torch.full((4,), 2.0)}))
     store.save(0, 3, ClientState({"w": torch.full((4,), 3.0)}))
     assert load_file(tmp_path / "link")["weights|w"].tolist() == [0.0] * 4
+
+
+def test_a_run_with_a_key_gives_the_same_numbers_and_goes_on_from_its_checkpoint_with_it(small, whole, tmp_path):
+    key = tmp_path / "key"
+    key.write_text("ab" * 32)
+    key.chmod(0o600)
+    x = small(rounds=4, storage={"checkpoint": str(tmp_path / "place"), "key": str(key)})
+    run = api.simulate(x, tmp_path / "run")
+    assert (run.path / "server.safetensors").read_bytes() == (whole[0] / "server.safetensors").read_bytes()
+    for file in (*run.path.glob("private/*/*"), *(tmp_path / "place").glob("run/files/*")):
+        assert b"expert/" not in file.read_bytes() or file.name == "server.safetensors"
+    again = api.resume(api.opened(tmp_path / "place/run", tmp_path / "again"))
+    assert again.summary["mean"] == run.summary["mean"]
+    key.write_text("cd" * 32)
+    with pytest.raises(RunError, match="another key"):
+        api.load_run(run.path) and api.resume(tmp_path / "again")

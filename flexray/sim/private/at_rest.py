@@ -17,11 +17,19 @@ import torch
 from torch import Tensor
 
 from flexray.models.weights import ALIGNMENT, DTYPES
+from flexray.sim.private.sealed import Seal
 from flexray.state import State
 
 OWNERS = 0o600
 """Mode of a new file: for its owner's eyes."""
 _NAMES = {name: dtype for dtype, name in DTYPES.items()}
+
+
+class Locked(NamedTuple):
+    """How a file is encrypted, and whose it is: as another's it does not open."""
+
+    seal: Seal
+    about: str
 
 
 class _Slot(NamedTuple):
@@ -30,22 +38,28 @@ class _Slot(NamedTuple):
     dtype: torch.dtype
 
 
-def write(path: Path | str, tensors: State, told: Mapping[str, str] | None = None, mode: int = OWNERS) -> None:
+def write(
+    path: Path | str, tensors: State, told: Mapping[str, str] | None = None, mode: int = OWNERS, locked: Locked | None = None
+) -> None:
     """Writes the file, over what may be there: pages that a file has already are written several times as fast as new ones.
 
-    `told` are words to go with the tensors.
+    `told` are words to go with the tensors. locked: with which key, and whose it is.
     """
     slots = tuple(_Slot(name, tuple(t.shape), t.dtype) for name, t in tensors.items())
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT, mode), "wb") as file:
-        file.write(_header(slots, tuple((told or {}).items())))
+        into: Any = locked.seal.writer(file, locked.about) if locked else file
+        into.write(_header(slots, tuple((told or {}).items())))
         for t in tensors.values():
-            file.write(_bytes(t))
+            into.write(_bytes(t))
+        if locked:
+            into.close()
         file.truncate()
 
 
-def read(path: Path | str) -> State:
-    """All tensors of a file. Raises EOFError if it ends too early."""
-    with open(path, "rb") as file:
+def read(path: Path | str, locked: Locked | None = None) -> State:
+    """All tensors of a file. Raises EOFError if it ends too early, Tampered if it is locked and not as it was written."""
+    with open(path, "rb") as own:
+        file: Any = locked.seal.reader(own, locked.about) if locked else own
         length = file.read(8)
         text = file.read(int.from_bytes(length, "little"))
         if len(length) < 8 or len(text) < int.from_bytes(length, "little"):

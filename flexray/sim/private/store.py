@@ -5,11 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from flexray.errors import RunError
 from flexray.sim.private import at_rest
+from flexray.sim.private.sealed import Seal, Tampered, seal_of
 from flexray.state import ClientState, State
 
+if TYPE_CHECKING:
+    from flexray.sim.job import Job
+
 END = ".safetensors"
+ELSEWHERE = "go on from a checkpoint: `flexray simulate --resume CHECKPOINT --out NEW`"
 
 
 class PrivateStore:
@@ -18,9 +25,14 @@ class PrivateStore:
     Files, not the object store: private tensors are nobody else's, and a file outlives the process that wrote it.
     """
 
-    def __init__(self, root: Path, names: Sequence[str]):
-        self.root, self.names = root, names
+    def __init__(self, root: Path, names: Sequence[str], seal: Seal | None = None):
+        self.root, self.names, self._seal = root, names, seal
         self._folders: dict[int, str] = {}
+
+    @classmethod
+    def of(cls, job: Job) -> PrivateStore:
+        """A run's, with its key if it has one. Raises ConfigError."""
+        return cls(job.private, [c.name for c in job.trainees], seal_of(job.experiment.storage.key))
 
     def folder(self, client: int) -> Path:
         """Where this client's files are. The number keeps names apart that differ only in odd characters."""
@@ -41,7 +53,13 @@ class PrivateStore:
 
     def read(self, client: int, round: int) -> ClientState:
         """What was written after `round`."""
-        tensors = at_rest.read(_file(self._folder(client), round))
+        file = _file(self._folder(client), round)
+        try:
+            tensors = at_rest.read(file, self._locked(client, round))
+        except (Tampered, EOFError) as e:
+            raise RunError(
+                f"private state of client {self.names[client]}: {file}: {e}; put the file back, or {ELSEWHERE}"
+            ) from e
         return ClientState(_under(tensors, "weights"), _under(tensors, "memory"))
 
     def save(self, client: int, round: int, state: ClientState) -> None:
@@ -59,7 +77,7 @@ class PrivateStore:
             Path(folder).mkdir(mode=0o700, parents=True, exist_ok=True)
         for old in sorted(r for r in found or () if r < round)[:-1]:
             _make_room(_file(folder, old), temporary)
-        at_rest.write(temporary, tensors)
+        at_rest.write(temporary, tensors, locked=self._locked(client, round))
         os.replace(temporary, _file(folder, round))
 
     def forget_after(self, round: int) -> dict[int, int]:
@@ -78,6 +96,9 @@ class PrivateStore:
             if kept := [r for r in rounds if r <= round]:
                 found[int(entry.name.partition("-")[0])] = max(kept)
         return found
+
+    def _locked(self, client: int, round: int) -> at_rest.Locked | None:
+        return self._seal and at_rest.Locked(self._seal, f"{client}|{self.names[client]}|{round}")
 
     def _folder(self, client: int) -> str:
         if client not in self._folders:

@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+from flexray.errors import RunError
 from flexray.sim.private import at_rest
+from flexray.sim.private.sealed import Seal
 from flexray.sim.private.store import PrivateStore
 from flexray.state import ClientState
 
@@ -104,7 +106,7 @@ def test_a_write_that_fails_leaves_both_generations_as_they_were(store, monkeypa
     store.save(0, 1, owned(1))
     store.save(0, 2, owned(2))
 
-    def half(path, tensors):
+    def half(path, tensors, **_):
         with open(path, "wb") as file:
             file.write(b"half")
         raise OSError(28, "No space left on device")
@@ -181,3 +183,25 @@ def test_only_the_owner_may_read(store):
 def test_nothing_private_leaves_no_file(store):
     store.save(0, 0, ClientState())
     assert not store.folder(0).exists()
+
+
+def test_with_a_key_no_file_shows_anything_and_none_can_be_swapped(tmp_path):
+    """Another client's state, and one of another round, are refused as are changed ones."""
+    store = PrivateStore(tmp_path, ["ann", "bob"], Seal(bytes(32)))
+    for client in (0, 1):
+        for round in (0, 1):
+            store.save(client, round, owned(client + round / 2))
+    assert control(store, 1, before=2) == 1.5
+    assert b"expert" not in store.file(0, 1).read_bytes()
+    mine = store.file(0, 1).read_bytes()
+    for other in (store.file(1, 1), store.file(0, 0)):
+        store.file(0, 1).write_bytes(other.read_bytes())
+        with pytest.raises(
+            RunError, match=r"private state of client ann: .*after-000001.*another client's or round's; put the file"
+        ):
+            store.load(0, before=2)
+    store.file(0, 1).write_bytes(mine[:-1])
+    with pytest.raises(RunError, match="changed or cut short"):
+        store.load(0, before=2)
+    with pytest.raises(RunError, match="another key"):
+        PrivateStore(tmp_path, ["ann", "bob"], Seal(bytes(31) + b"1")).load(1, before=2)
