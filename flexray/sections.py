@@ -101,7 +101,8 @@ class Resources(Section):
 class Storage(Section):
     """cache: converted models and tokenised data, one per node. private: where clients' private state rests; unset, in the run
     folder. On several nodes it must be a folder that all of them share. key: a file with 32 bytes (or 64 hexadecimal digits) with which
-    private state is encrypted, at the same path on every node; who loses it loses the private state. checkpoint: a folder or
+    private state is encrypted, at the same path on every node; who loses it loses the private state. durable: a round
+    is finished when it is on the disk, so that it outlives a loss of power too (of processes it outlives any). checkpoint: a folder or
     URI that pyarrow knows (s3://…, gs://…), under which, in a folder of the run folder's name, a copy of all that a run
     needs to go on is kept; made every checkpoint_every rounds, while the next ones are played.
     """
@@ -109,5 +110,6 @@ class Storage(Section):
     cache: Path = Path("~/.cache/flexray")
     private: Path | None = None
     key: Path | None = None
+    durable: bool = False
     checkpoint: str | None = None
     checkpoint_every: int = Field(default=1, gt=0)

@@ -14,6 +14,7 @@ import pyarrow as pa
 from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem
 
 from flexray.errors import expected
+from flexray.sim.private.at_rest import rest
 
 CHUNK = 1 << 22
 """Bytes that are moved at a time."""
@@ -104,15 +105,6 @@ def digest_of(path: Path) -> str:
         for chunk in _chunks(file):
             digest.update(chunk)
     return digest.hexdigest()
-
-
-def rest(folder: Path | str) -> None:
-    """Returns when the folder's list of files is on the disk."""
-    at = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(at)
-    finally:
-        os.close(at)
 
 
 def _opened(path: Path | str, mode: int) -> int:

@@ -32,7 +32,7 @@ def run(job: Job, make_pool: Callable[[Job], Pool], out: Path, resume: bool = Fa
     rest, so that a run that stops anywhere goes on from the last one saved.
     """
     started = perf_counter()
-    folder, experiment, vectors = RunFolder(out), job.experiment, Vectors()
+    folder, experiment, vectors = RunFolder(out, job.experiment.storage.durable), job.experiment, Vectors()
     copies, pool = _checkpoints(job, out), make_pool(job)
     try:
         server, first, known = _begin(job, pool, folder, resume)

@@ -24,6 +24,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from flexray.data.clients import Client
+from flexray.sim.columns import keyed, ledger, without
+from flexray.sim.private.at_rest import rest
 
 if TYPE_CHECKING:
     from flexray.sim.local.evaluator import Marks
@@ -40,10 +42,10 @@ WHOSE = ["client", "view"]
 
 
 class RunFolder:
-    """Reads and writes one run folder."""
+    """Reads and writes one run folder. durable: what was written is on the disk once the call returns."""
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, path: Path, durable: bool = False):
+        self.path, self.durable = path, durable
         self._scored: dict[str, set[int]] | None = None
 
     def table(self, name: str) -> Table:
@@ -73,7 +75,7 @@ class RunFolder:
     def save_survey(self, told: Mapping[int, State]) -> None:
         """What clients told before the first round, in bytes: round −1 of the ledger."""
         costs = [sum(t.numel() * 4 for t in state.values()) for state in told.values()]
-        self._write_part("bytes", 0, _ledger(-1, list(told), costs, ["up"] * len(told), ["survey"] * len(told)))
+        self._write_part("bytes", 0, ledger(-1, list(told), costs, ["up"] * len(told), ["survey"] * len(told)))
 
     def save_inside(self, round: int, seen: Mapping[str, Sight]) -> None:
         """What happens inside each client's model: a row per block."""
@@ -186,7 +188,7 @@ class RunFolder:
         (self.path / "bytes").mkdir(exist_ok=True)
         if len(at):
             directions, roles, costs = (pa.array(column).take(pa.array(at)) for column in zip(*flat, strict=True))
-            self._write_part("bytes", round + 1, _ledger(round, np.repeat(reports.client, each), costs, directions, roles))
+            self._write_part("bytes", round + 1, ledger(round, np.repeat(reports.client, each), costs, directions, roles))
 
     def _parts(self, name: str) -> Iterator[pa.Table]:
         """The table's pieces, in the order of their rounds. A whole file is of before the run was resumed: what a part tells anew is
@@ -195,8 +197,8 @@ class RunFolder:
         if whole.exists():
             before = pq.read_table(whole)
             if name == "rows":
-                told = {key for part in parts for key in _keys(pq.read_table(part, columns=WHOSE), WHOSE)}
-                before = _without(before, WHOSE, told)
+                told = {key for part in parts for key in keyed(pq.read_table(part, columns=WHOSE), WHOSE)}
+                before = without(before, WHOSE, told)
             else:
                 before = before.filter(~pc.field("round").isin([int(file.stem) for file in parts]))
             yield before
@@ -212,7 +214,7 @@ class RunFolder:
         if before is None and name != "rows" and whole.exists():
             before = pq.read_table(whole).filter(pc.field("round") == round)
         if before is not None:
-            new = pa.concat_tables([_without(before, WHOSE, set(_keys(new, WHOSE))), new], promote_options="permissive")
+            new = pa.concat_tables([without(before, WHOSE, set(keyed(new, WHOSE))), new], promote_options="permissive")
         self._write_part(name, round, new.sort_by("client"))
 
     def _write_part(self, name: str, number: int, rows: pa.Table) -> None:
@@ -226,24 +228,13 @@ class RunFolder:
     def _whole(self, name: str, write: Callable[[Path], Any]) -> None:
         temporary = (self.path / name).with_name(f".{Path(name).name}.tmp")
         write(temporary)
+        if self.durable:
+            rest(temporary)
         os.replace(temporary, self.path / name)
+        if self.durable:
+            rest(temporary.parent)
 
     def _remember(self, pairs: Iterator[tuple[str, int]]) -> None:
         assert self._scored is not None
         for view, client in pairs:
             self._scored[view].add(client)
-
-
-def _ledger(round: int, clients: Any, costs: Any, directions: Any, roles: Any) -> pa.Table:
-    return pa.table(
-        {"round": np.full(len(clients), round), "client": clients, "direction": directions, "role": roles, "bytes": costs}
-    )
-
-
-def _without(rows: pa.Table, keys: Sequence[str], told: set[tuple[Any, ...]]) -> pa.Table:
-    """The rows whose keys are not among these."""
-    return rows.filter(pa.array([key not in told for key in _keys(rows, keys)], pa.bool_()))
-
-
-def _keys(rows: pa.Table, keys: Sequence[str]) -> Iterator[tuple[Any, ...]]:
-    return zip(*(rows[key].to_pylist() for key in keys), strict=True)

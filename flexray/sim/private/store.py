@@ -25,14 +25,15 @@ class PrivateStore:
     Files, not the object store: private tensors are nobody else's, and a file outlives the process that wrote it.
     """
 
-    def __init__(self, root: Path, names: Sequence[str], seal: Seal | None = None):
-        self.root, self.names, self._seal = root, names, seal
+    def __init__(self, root: Path, names: Sequence[str], seal: Seal | None = None, durable: bool = False):
+        self.root, self.names, self._seal, self._durable = root, names, seal, durable
         self._folders: dict[int, str] = {}
 
     @classmethod
     def of(cls, job: Job) -> PrivateStore:
         """A run's, with its key if it has one. Raises ConfigError."""
-        return cls(job.private, [c.name for c in job.trainees], seal_of(job.experiment.storage.key))
+        storage = job.experiment.storage
+        return cls(job.private, [c.name for c in job.trainees], seal_of(storage.key), storage.durable)
 
     def folder(self, client: int) -> Path:
         """Where this client's files are. The number keeps names apart that differ only in odd characters."""
@@ -78,7 +79,11 @@ class PrivateStore:
         for old in sorted(r for r in found or () if r < round)[:-1]:
             _make_room(_file(folder, old), temporary)
         at_rest.write(temporary, tensors, locked=self._locked(client, round))
+        if self._durable:
+            at_rest.rest(temporary)
         os.replace(temporary, _file(folder, round))
+        if self._durable:
+            at_rest.rest(folder)
 
     def forget_after(self, round: int) -> dict[int, int]:
         """Drop what was written in rounds after `round`, which were never finished, and what was cut short. Gives whose state is here,

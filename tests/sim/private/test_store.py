@@ -205,3 +205,12 @@ def test_with_a_key_no_file_shows_anything_and_none_can_be_swapped(tmp_path):
         store.load(0, before=2)
     with pytest.raises(RunError, match="another key"):
         PrivateStore(tmp_path, ["ann", "bob"], Seal(bytes(31) + b"1")).load(1, before=2)
+
+
+def test_what_is_durable_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    done = []
+    monkeypatch.setattr(at_rest, "rest", lambda path: done.append(("rest", os.path.basename(path))))
+    replace = os.replace
+    monkeypatch.setattr(os, "replace", lambda a, b: (done.append(("name", os.path.basename(b))), replace(a, b)))
+    PrivateStore(tmp_path, ["ann"], durable=True).save(0, 0, owned(1))
+    assert done == [("rest", f".{os.getpid()}.tmp"), ("name", "after-000000.safetensors"), ("rest", "00000-ann")]
