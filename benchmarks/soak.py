@@ -32,7 +32,7 @@ from typing import Any
 import psutil
 
 import flexray
-from benchmarks.common import machine, middle, table
+from benchmarks.common import machine, table
 from benchmarks.look import KINDS, Enough, Look
 from flexray import cluster
 from flexray.config import Experiment
