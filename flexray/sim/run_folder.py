@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from flexray.data.clients import Client
+from flexray.errors import RunError
 from flexray.sim.columns import keyed, ledger, without
 from flexray.sim.private.at_rest import rest
 
@@ -227,12 +228,15 @@ class RunFolder:
 
     def _whole(self, name: str, write: Callable[[Path], Any]) -> None:
         temporary = (self.path / name).with_name(f".{Path(name).name}.tmp")
-        write(temporary)
-        if self.durable:
-            rest(temporary)
-        os.replace(temporary, self.path / name)
-        if self.durable:
-            rest(temporary.parent)
+        try:
+            write(temporary)
+            if self.durable:
+                rest(temporary)
+            os.replace(temporary, self.path / name)
+            if self.durable:
+                rest(temporary.parent)
+        except OSError as e:
+            raise RunError(f"{self.path / name} could not be written: {os.strerror(e.errno) if e.errno else e}") from e
 
     def _remember(self, pairs: Iterator[tuple[str, int]]) -> None:
         assert self._scored is not None

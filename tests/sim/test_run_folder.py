@@ -1,6 +1,7 @@
 """What the run folder writes and reads again: while the run goes on, when it is over, when it goes on after that."""
 
 from operator import itemgetter
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flexray.data.clients import Client
+from flexray.errors import RunError
 from flexray.models.inside import Inside
 from flexray.sim.local.evaluator import Marks
 from flexray.sim.reports import ClientReport, Reports, Sight
@@ -346,3 +348,16 @@ def test_files_are_whole_or_absent(tmp_path, monkeypatch):
     assert [r["round"] for r in RunFolder(tmp_path).table("rounds")] == [0]
     loaded = folder.load_server()
     assert loaded is not None and loaded[1] == 0
+
+
+def test_a_full_disk_is_told_with_the_file_and_leaves_the_old_one(tmp_path, monkeypatch):
+    folder = RunFolder(tmp_path)
+    folder.write_json("x.json", 1)
+
+    def full(self, *_, **__):
+        raise OSError(28, "Error writing bytes to file")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(RunError, match=r"x\.json could not be written: No space left on device"):
+        folder.write_json("x.json", 2)
+    assert (tmp_path / "x.json").read_text() == "1\n"
