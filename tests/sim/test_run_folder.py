@@ -343,7 +343,7 @@ def test_files_are_whole_or_absent(tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(pq, "write_table", half)
         for round in (0, 1):
-            with pytest.raises(OSError, match="No space"):
+            with pytest.raises(RunError, match="No space"):
                 folder.save_round(server(), report(round))
     assert [r["round"] for r in RunFolder(tmp_path).table("rounds")] == [0]
     loaded = folder.load_server()
