@@ -13,7 +13,8 @@ from flexray.answering import console as new_console
 
 def report(
     runs: Annotated[
-        list[Path], typer.Argument(help="Run folders, or folders of runs; several are overlaid.", show_default=False)
+        list[Path],
+        typer.Argument(help="Run folders, or folders of runs, which are overlaid; or a sweep's.", show_default=False),
     ],
     out: Annotated[Path | None, typer.Option(help="The report's folder; RUN/report by default, of several ./report.")] = None,
     follow: Annotated[
@@ -22,18 +23,18 @@ def report(
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Show runs as one HTML page that needs no network, with every figure as PNG and SVG."""
+    """Show runs, or a sweep, as one HTML page that needs no network, with every figure as PNG and SVG."""
     with Answering(verbose):
         console = new_console(err=as_json)
         with console.status("drawing"):
-            from flexray.report import following, messages, page
+            from flexray.report import following, messages
 
             place = out or (runs[0] / "report" if len(runs) == 1 else Path("report"))
             if follow:
-                made = following.follow(runs, place, lambda told: console.print(page.state(told), highlight=False))
+                made = following.follow(runs, place, lambda told: console.print(told, highlight=False))
             else:
-                made, told = page.write(runs, place)
-                console.print(page.state(told), highlight=False)
+                made, told, _ = following.made(runs, place)
+                console.print(told, highlight=False)
         console.print(f"report {made}", soft_wrap=True, highlight=False)
         if as_json:
             print(messages.as_json({"page": str(made), "figures": sorted(f.name for f in place.glob("*.svg"))}))

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-INK, SOFT, GRID = "#1f2430", "#5c6675", "#d9dee6"
+INK, SOFT, GRID, CARD = "#1f2430", "#5c6675", "#d9dee6", "#fefefe"
+"""Letters, lesser ones, lines, and what is behind them all."""
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", INK)
 """Okabe and Ito's colours, which colour-blind people tell apart; their yellow is too pale for a line on white, their black is the ink."""
 VIEWS = {"base": ("frozen base", SOFT), "shared": ("shared only", "#e69f00"), "personal": ("personalised", "#0072b2")}
@@ -98,8 +99,8 @@ def legend(figure: Figure, axes: Axes) -> None:
     """Above the axes, in as many columns as there is room for; none for one line that the title tells of."""
     handles, labels = axes.get_legend_handles_labels()
     if len(labels) > 1:
-        room = max(1, int(60 // (max(len(text) for text in labels) + 5)))
-        columns = len(labels) if sum(len(text) + 5 for text in labels) <= 62 else min(room, len(labels))
+        room = max(1, int(54 // (max(len(text) for text in labels) + 5)))
+        columns = len(labels) if sum(len(text) + 5 for text in labels) <= 54 else min(room, len(labels))
         figure.set_figheight(figure.get_figheight() + 0.2 * (-(-len(labels) // columns) - 1))
         figure.legend(handles, labels, loc="outside upper left", ncols=columns, borderpad=0.1)
 

@@ -6,16 +6,19 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from flexray import folder
 from flexray.report import drawing, svg
-from flexray.report.plot import Numbers, Plot
+from flexray.report.plot import Numbers, Panel, Plot
 from flexray.report.reading import Told, mean, method, read
 from flexray.report.units import duration, many, size
 
 PAGE = "index.html"
+FIGURES = 12
+"""At most so many in a section."""
 ROWS = 400
 """More rows than these of a figure's numbers are left out of the page."""
 
@@ -49,15 +52,21 @@ def write(paths: Sequence[Path], out: Path, refresh: int | None = None) -> tuple
         sections = [section for plot in plots() if (section := _section(plot, runs, out)).figures]
     going = [run for run in runs if not run.finished]
     title = " · ".join(run.label for run in runs) if len(runs) < 5 else f"{len(runs)} runs"
-    text = _template().render(
+    text = template("page.html").render(
         title=title, runs=runs, sections=sections, going=going, glance=glance(runs),
-        settings=settings(runs), versions=versions(runs), refresh=refresh if going else None, rows=ROWS,
+        settings=settings(runs), versions=versions(runs), names=[r.label for r in runs] if len(runs) > 1 else ["value"],
+        refresh=refresh if going else None, rows=ROWS,
         made=f"{datetime.now():%Y-%m-%d %H:%M:%S}", flexray=runs[0].versions["packages"]["flexray"],
     )  # fmt: skip
+    return put(out, text), runs
+
+
+def put(out: Path, text: str) -> Path:
+    """The page in its place, whole."""
     page, new = out / PAGE, out / f".{PAGE}.tmp"
     new.write_text(text, encoding="utf-8")
     os.replace(new, page)
-    return page, runs
+    return page
 
 
 def state(runs: Sequence[Told]) -> str:
@@ -75,12 +84,18 @@ def plots() -> list[Plot]:
 
 
 def _section(plot: Plot, runs: Sequence[Told], out: Path) -> Section:
-    figures = []
-    for panel in plot.panels(runs):
-        name = f"{plot.name}-{panel.name}"
-        drawn = svg.inline(svg.save(panel, out, name), panel, name)
-        figures.append(Shown(name, panel.title, panel.says, drawn, panel.numbers))
-    return Section(plot.name, plot.heading, plot.made, tuple(figures))
+    """Of many runs, figures that show one each end somewhere: a page must open on a phone."""
+    panels = iter(plot.panels(runs))
+    figures = tuple(drawn(panel, out, plot.name) for panel in islice(panels, FIGURES))
+    more = next(panels, None) is not None
+    note = f" There are more figures than the {FIGURES} shown here: report on fewer runs to see the others." if more else ""
+    return Section(plot.name, plot.heading, plot.made + note, figures)
+
+
+def drawn(panel: Panel, out: Path, section: str) -> Shown:
+    """A figure in its files, and for the page."""
+    name = f"{section}-{panel.name}"
+    return Shown(name, panel.title, panel.says, svg.inline(svg.save(panel, out, name), panel, name), panel.numbers)
 
 
 def glance(runs: Sequence[Told]) -> Numbers:
@@ -103,7 +118,7 @@ def glance(runs: Sequence[Told]) -> Numbers:
 
 def settings(runs: Sequence[Told]) -> list[tuple[str, list[str], bool]]:
     """Every dotted key of the configs with its value in each run; whether the runs differ in it."""
-    found = [dict(_flat(run.config)) for run in runs]
+    found = [dict(flat(run.config)) for run in runs]
     keys = dict.fromkeys(key for config in found for key in config)
     values = {key: [config.get(key, "–") for config in found] for key in keys}
     return [(key, of, len(set(of)) > 1) for key, of in values.items()]
@@ -117,10 +132,11 @@ def versions(runs: Sequence[Told]) -> list[tuple[str, list[str], bool]]:
     return [(key, of, len(set(of)) > 1) for key, of in values.items()]
 
 
-def _flat(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+def flat(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """A config's dotted keys and their values in words."""
     if isinstance(value, dict) and value and path != "plugins":
         for key, inner in value.items():
-            yield from _flat(inner, f"{path}.{key}".lstrip("."))
+            yield from flat(inner, f"{path}.{key}".lstrip("."))
     elif path == "plugins":
         yield from (
             (f"plugins.{name}", f"{len(text.splitlines())} lines, sha256 {folder.digest(text)[:12]}")
@@ -130,7 +146,8 @@ def _flat(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
         yield path, "–" if value is None else ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _template() -> Any:
+def template(name: str) -> Any:
+    """One of the pages, to be filled."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     here = folder.PACKAGE / "assets" / "report"
@@ -138,7 +155,7 @@ def _template() -> Any:
         loader=FileSystemLoader(here), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["told"] = told
-    return environment.get_template("page.html")
+    return environment.get_template(name)
 
 
 def told(value: Any) -> str:

@@ -7,7 +7,7 @@ from html import escape
 from io import StringIO
 from pathlib import Path
 
-from flexray.report.drawing import GRID, INK, SERIES, SOFT
+from flexray.report.drawing import CARD, GRID, INK, SERIES, SOFT
 from flexray.report.plot import Panel
 
 COLOURS = {
@@ -15,6 +15,7 @@ COLOURS = {
     INK: "var(--ink)",
     SOFT: "var(--soft)",
     GRID: "var(--grid)",
+    CARD: "var(--card)",
 }
 """Of the figures, by what the page calls them; style.css says what they are in light and dark."""
 ROUNDED = re.compile(r"-?\d+\.\d{3,}")

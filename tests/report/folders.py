@@ -1,13 +1,16 @@
 """Run folders made by hand: as a run leaves them, of any size, with numbers that a test can reckon."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
+
+from flexray.sweeping.records import Record, Records, write_spec
+from flexray.sweeping.spec import read
 
 METRICS = {
     "loss": {"title": "loss", "less": True, "scale": 1.0, "decimals": 3, "shown": True},
@@ -97,3 +100,27 @@ def write(path: Path, name: str, rows: list[dict], parts: bool = False) -> None:
     (path / name).mkdir()
     for r in sorted({row["round"] for row in rows}):
         pq.write_table(pa.Table.from_pylist([row for row in rows if row["round"] == r]), path / name / f"{r:06d}.parquet")
+
+
+def sweep(
+    path: Path,
+    over: dict,
+    value: Callable[[dict], float],
+    *,
+    failed: Sequence[int] = (),
+    begun: int | None = None,
+    **more: object,
+) -> Path:
+    """A sweep's folder as its trials leave it: each finished one's loss on valid rows is value(point). begun: so many trials so far."""
+    spec = read({"rounds": 3, "clients": 2, "sweep": {"over": over, **more}})
+    write_spec(spec, path)
+    records = Records(path)
+    for number, point in list(enumerate(spec.points))[:begun]:
+        status, why = ("failed", "round 1, client b: it broke") if number in failed else ("finished", None)
+        records.save(Record(number, point, {}, status=status, why=why))
+        if status == "finished":
+            records.run(number).mkdir(parents=True)
+            means = {view: {"loss": value(point), "exact_match": 0.5} for view in ("base", "shared", "personal")}
+            told = {"mean": means, "bytes": {"up": 10, "down": 20}, "tokens": 5, "seconds": {"rounds": 1.5}}
+            (records.run(number) / "summary.json").write_text(json.dumps(told))
+    return path

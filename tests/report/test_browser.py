@@ -5,8 +5,9 @@ import subprocess
 
 import pytest
 
+from flexray.report import sweep_page
 from flexray.report.page import write
-from tests.report.folders import make
+from tests.report.folders import make, sweep
 
 CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no chromium here (Debian: apt install chromium)")]
@@ -24,9 +25,18 @@ document.getElementById("f").onload = () => {{
 }}</script>"""
 
 
-@pytest.fixture(scope="module")
-def page(tmp_path_factory):
+OVER = {
+    "train.lr": {"loguniform": [4e-4, 0.1]}, "train.steps": {"randint": [5, 50]}, "train.weight_decay": [0.0, 0.01, 0.1],
+    "algorithm.lora.rank": [2, 4, 8, 16], "algorithm.gate.init": ["closed", "half", "router_row"], "seed": [0, 1],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=["runs", "sweep"])
+def page(request, tmp_path_factory):
     path = tmp_path_factory.mktemp("browser")
+    if request.param == "sweep":
+        made = sweep(path / "sweep", OVER, lambda p: p["train.lr"] + p["algorithm.lora.rank"] / 100, samples=4, failed=[3])
+        return sweep_page.write(made, path / "out")[0]
     big = {"clients": 60, "rounds": 30, "labels": 20, "layers": 16, "experts": 32}
     runs = [make(path / "a", **big), make(path / "b", method="fedavg", **big)]
     return write(runs, path / "out")[0]

@@ -10,7 +10,7 @@ import pytest
 
 from flexray.errors import ConfigError
 from flexray.report import following
-from flexray.report.page import write
+from flexray.report.page import FIGURES, write
 from tests.report.folders import make
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}
@@ -124,13 +124,13 @@ def test_an_unfinished_run_says_so_and_reloads_only_when_followed(tmp_path):
 def test_following_ends_with_the_run(tmp_path):
     run, whole, seen = make(tmp_path / "run", rounds=3, played=2), make(tmp_path / "whole", rounds=3), []
 
-    def say(runs):
-        seen.append([len(run.rounds) for run in runs])
+    def say(told):
+        seen.append(told)
         shutil.rmtree(run)
         shutil.copytree(whole, run)
 
     page = following.follow([run], tmp_path / "out", say, poll=0.01)
-    assert seen == [[2], [3]]
+    assert seen == ["flex: 2 rounds of 3", "flex: 3 rounds"]
     assert "not finished" not in page.read_text() and "http-equiv" not in page.read_text()
 
 
@@ -152,3 +152,14 @@ def test_a_report_starts_without_torch(tmp_path):
     done = subprocess.run([sys.executable, "-c", code, "report", str(run)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "flex: 2 rounds" in done.stdout and (run / "report" / "index.html").exists()
+
+
+def test_of_very_many_runs_not_every_one_has_its_own_figures(tmp_path):
+    runs = [make(tmp_path / f"run-{i}", rounds=1, seed=i) for i in range(FIGURES + 2)]
+    page, _ = write(runs, tmp_path / "out")
+    figures = [f.stem for f in (tmp_path / "out").glob("*.svg")]
+    assert (
+        max(sum(name.startswith(f"{section}-") for name in figures) for section in {n.split("-")[0] for n in figures})
+        == FIGURES
+    )
+    assert "report on fewer runs to see the others" in page.read_text()
