@@ -14,7 +14,7 @@ import pyarrow as pa
 from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem
 
 from flexray.errors import expected
-from flexray.sim.private.at_rest import rest
+from flexray.sim.disk import rest
 
 CHUNK = 1 << 22
 """Bytes that are moved at a time."""

@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from flexray.data.clients import Client
 from flexray.errors import RunError
 from flexray.sim.columns import keyed, ledger, without
-from flexray.sim.private.at_rest import rest
+from flexray.sim.disk import rest
 
 if TYPE_CHECKING:
     from flexray.sim.local.evaluator import Marks

@@ -72,15 +72,6 @@ def read(path: Path | str, locked: Locked | None = None) -> State:
     return found
 
 
-def rest(path: Path | str) -> None:
-    """Returns when a file, or a folder's list of files, is on the disk: then a machine may lose its power."""
-    at = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(at)
-    finally:
-        os.close(at)
-
-
 @lru_cache(64)
 def _header(slots: tuple[_Slot, ...], told: tuple[tuple[str, str], ...]) -> bytes:
     """The same for all clients of a run."""

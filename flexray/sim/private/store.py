@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flexray.errors import RunError
+from flexray.sim import disk
 from flexray.sim.private import at_rest
 from flexray.sim.private.sealed import Seal, Tampered, seal_of
 from flexray.state import ClientState, State
@@ -80,10 +81,10 @@ class PrivateStore:
             _make_room(_file(folder, old), temporary)
         at_rest.write(temporary, tensors, locked=self._locked(client, round))
         if self._durable:
-            at_rest.rest(temporary)
+            disk.rest(temporary)
         os.replace(temporary, _file(folder, round))
         if self._durable:
-            at_rest.rest(folder)
+            disk.rest(folder)
 
     def forget_after(self, round: int) -> dict[int, int]:
         """Drop what was written in rounds after `round`, which were never finished, and what was cut short. Gives whose state is here,

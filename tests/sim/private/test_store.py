@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from flexray.errors import RunError
+from flexray.sim import disk
 from flexray.sim.private import at_rest
 from flexray.sim.private.sealed import Seal
 from flexray.sim.private.store import PrivateStore
@@ -209,7 +210,7 @@ def test_with_a_key_no_file_shows_anything_and_none_can_be_swapped(tmp_path):
 
 def test_what_is_durable_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
     done = []
-    monkeypatch.setattr(at_rest, "rest", lambda path: done.append(("rest", os.path.basename(path))))
+    monkeypatch.setattr(disk, "rest", lambda path: done.append(("rest", os.path.basename(path))))
     replace = os.replace
     monkeypatch.setattr(os, "replace", lambda a, b: (done.append(("name", os.path.basename(b))), replace(a, b)))
     PrivateStore(tmp_path, ["ann"], durable=True).save(0, 0, owned(1))
