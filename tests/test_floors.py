@@ -21,7 +21,7 @@ FLOORS = (
     ("algorithms", "models", "data", "metrics", "trackers", "findings"),
     ("combinations",),
     ("config",),
-    ("sim", "recipe"),
+    ("sim", "recipe", "reference"),
     ("cluster", "tracking"),
     ("serve",),
     ("api", "pretrain"),
