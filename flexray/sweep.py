@@ -10,7 +10,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import chdir, contextmanager
+from contextlib import contextmanager
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -23,12 +23,11 @@ from ray.tune.search import Searcher
 from ray.util.placement_group import PlacementGroup
 
 from flexray import api, cluster
-from flexray.config import Experiment
-from flexray.errors import ConfigError, RunError
 from flexray.report.messages import keep_traceback
-from flexray.sim.run import Evaluated, RoundDone
 from flexray.sweeping import results
 from flexray.sweeping.placing import Room
+from flexray.sweeping.playing import Play
+from flexray.sweeping.quiet import without_ray
 from flexray.sweeping.records import Records, check_folder, write_spec
 from flexray.sweeping.results import Sweep
 from flexray.sweeping.spec import Spec
@@ -42,6 +41,8 @@ SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
 }
+
+DIED = "its process died: it was killed, or the memory was full"
 
 
 def sweep(spec: Spec, out: Path | str, *, resume: bool = False, watch: Watch | None = None, verbose: bool = False) -> Sweep:
@@ -109,8 +110,8 @@ class _Ear(_Unsaved, tune.Callback):
         self.trials.ended(trial.config["number"], (trial.last_result or {}).get("failure"))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        reason = str(trial.get_error() or "it died").strip().splitlines()[-1]
-        self.trials.ended(trial.config["number"], f"its process failed: {reason}")
+        reason = str(trial.get_error() or DIED).strip().splitlines()[-1]
+        self.trials.ended(trial.config["number"], reason)
 
 
 class _Late(_Unsaved, tune.Stopper):
@@ -158,11 +159,12 @@ def _scheduler(spec: Spec, records: Records) -> TrialScheduler:
 def _tune(trials: Trials, verbose: bool) -> None:
     """Plays trials until there are no more, or the time is over."""
     path, s = trials.records.path, trials.spec.sweep
-    played = partial(_play, out=path, here=Path.cwd(), view=s.view, metric=s.metric)
-    with _settings(path / ".tune", verbose), _no_groups_left():
+    play = Play(trials.records, Path.cwd(), s.view, s.metric, keep_traceback)
+    with _settings(path / ".tune", verbose), without_ray(not verbose), _no_groups_left():
         tuner = tune.Tuner(
             tune.with_resources(
-                tune.with_parameters(lambda config, play: play(config), play=played), partial(_bundles, out=path)
+                tune.with_parameters(lambda config, play: play(config["number"], tune.report), play=play),
+                partial(_bundles, out=path),
             ),
             tune_config=tune.TuneConfig(
                 search_alg=_Order(trials),
@@ -184,36 +186,6 @@ def _bundles(config: dict[str, Any], out: Path) -> tune.PlacementGroupFactory:
     assert record is not None
     share = {"CPU": record.cpus, **({"GPU": record.gpus} if record.gpus else {})}
     return tune.PlacementGroupFactory([share] if record.actors == 1 else [{}, share], strategy="STRICT_PACK")
-
-
-def _play(config: dict[str, Any], out: Path, here: Path, view: str, metric: str) -> None:
-    """A trial, in its own process: a run from its start, or from where its folder is."""
-    records = Records(out)
-    record = records.read(config["number"])
-    assert record is not None
-    run, x = records.run(record.number), Experiment(**record.spec)
-    backend = "inline" if record.actors == 1 else "ray"
-    x = x.model_copy(update={"resources": x.resources.model_copy(update={"backend": backend})})
-
-    def told(event: Any) -> None:
-        if isinstance(event, RoundDone) and event.report.round + 1 < x.rounds:
-            tune.report({"round": event.report.round + 1})
-        elif isinstance(event, Evaluated) and 0 < event.round < x.rounds:
-            tune.report({"round": event.round, "value": event.means[view][metric]})
-
-    for round, value in records.scores(record.number, view, metric):  # of before: schedulers must know it too
-        tune.report({"round": round, "value": value})
-    failure, last = None, {}
-    try:
-        with chdir(here):
-            done = api.simulate(x, run, resume=run.exists(), watch=told, there={"CPU": record.cpus, "GPU": record.gpus})
-        last = {"round": x.rounds, "value": done.summary["mean"][view][metric]}
-    except (ConfigError, RunError) as e:
-        failure = str(e).partition("\n")[0]
-    except Exception as e:
-        kept = keep_traceback(e, run)
-        failure = f"{type(e).__name__}: {e}" + (f" (the traceback is in {kept})" if kept else "")
-    tune.report({**last, "failure": failure})
 
 
 @contextmanager
