@@ -23,12 +23,14 @@ from ray.tune.search import Searcher
 from ray.util.placement_group import PlacementGroup
 
 from flexray import api, cluster
+from flexray.errors import RunError
 from flexray.report.messages import keep_traceback
 from flexray.sweeping import results
+from flexray.sweeping.events import Begun
 from flexray.sweeping.placing import Room
 from flexray.sweeping.playing import Play
 from flexray.sweeping.quiet import without_ray
-from flexray.sweeping.records import Records, check_folder, write_spec
+from flexray.sweeping.records import Record, Records, check_folder, write_spec
 from flexray.sweeping.results import Sweep
 from flexray.sweeping.spec import Spec
 from flexray.sweeping.trials import FOREVER, Trials, Watch
@@ -61,7 +63,26 @@ def sweep(spec: Spec, out: Path | str, *, resume: bool = False, watch: Watch | N
         if trials.left:
             with cluster.start("local", verbose=verbose, num_cpus=int(there["CPU"]), num_gpus=int(there.get("GPU", 0))):
                 _tune(trials, verbose)
-    return results.gathered(spec, path)
+    try:
+        return results.gathered(spec, path)
+    except RunError as e:
+        over = "the time was over, and " if trials.late() else ""
+        raise RunError(f"{over}{e}\nWhat trials did is kept. Go on with:\n  flexray sweep --resume {path}") from e
+
+
+def planned(spec: Spec, path: Path | None = None, verbose: bool = False) -> tuple[list[Record], Begun]:
+    """What `sweep` would run, or still run where it goes on in the folder `path`: nothing is started or measured, nor written but to the cache.
+
+    Of a search that learns only the number of trials is known. Raises ConfigError as `sweep` does.
+    """
+    if path:
+        check_folder(spec, path, True)
+    told: list[Begun] = []
+    with api.joined(spec.first, verbose) as there:
+        room = Room(there, _largest(there), spec.most)
+        trials = Trials(spec, Records(path or Path("sweep")), room, told.append, measure=False)
+        trials.begin()
+    return list(trials.queue), told[0]
 
 
 def new_folder() -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import chdir
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +38,15 @@ class Play:
         def told(event: Any) -> None:
             if isinstance(event, RoundDone) and event.report.round + 1 < rounds:
                 tell({"round": event.report.round + 1})
-            elif isinstance(event, Evaluated) and 0 < event.round < rounds:
-                tell({"round": event.round, "value": event.means[self.view][self.metric]})
+            elif isinstance(event, Evaluated):
+                value = self._finite(event.round, event.means[self.view][self.metric])
+                if 0 < event.round < rounds:
+                    tell({"round": event.round, "value": value})
 
-        for round, value in self.records.scores(number, self.view, self.metric):  # of before: schedulers must know it too
-            tell({"round": round, "value": value})
         failure, last = None, {}
         try:
+            for round, value in self.records.scores(number, self.view, self.metric):  # of before: schedulers must know it too
+                tell({"round": round, "value": self._finite(round, value)})
             with chdir(self.here):
                 done = _run(record, folder, told)
             last = {"round": rounds, "value": done.summary["mean"][self.view][self.metric]}
@@ -53,6 +56,12 @@ class Play:
             kept = self.keep(e, folder)
             failure = f"{type(e).__name__}: {e}" + (f" (the traceback is in {kept})" if kept else "")
         tell({**last, "failure": failure})
+
+    def _finite(self, round: int, value: float) -> float:
+        """No scheduler and no search can make anything of another number."""
+        if not isfinite(value):
+            raise RunError(f"after round {round} the {self.metric} is {value:g}: the model has diverged")
+        return value
 
 
 def _run(record: Record, folder: Path, told: Callable[[Any], None]) -> api.Run:

@@ -52,7 +52,8 @@ class Sweep(Section):
     metric and view: the number to choose by, the mean over clients on valid rows. refused: a combination that the config's
     own checks refuse stops the sweep before it starts, or is left out (skip). cpus: of a trial; auto: one actor's
     if there are enough trials to fill the cluster, else their share of it. jobs: at most so many trials at once.
-    seed: of the draws.
+    seed: of the draws, and of Optuna: its suggestions are the same again with `jobs: 1`; side by side they also follow from which
+    trial ended first.
     """
 
     over: dict[str, Any]

@@ -18,25 +18,27 @@ FOREVER = 10**6
 
 
 class Trials:
-    """Asked for the next trial, and told what it reports."""
+    """Asked for the next trial, and told what it reports. measure: settle what `auto` chooses before trials start."""
 
-    def __init__(self, spec: Spec, records: Records, room: Room, say: Watch):
+    def __init__(self, spec: Spec, records: Records, room: Room, say: Watch, measure: bool = True):
         self.spec, self.records, self.room, self.say = spec, records, room, say
         self.running: dict[int, Record] = {}
         self.deadline = float("inf")
         self.suggesting = None
         if spec.sweep.search == "optuna":
-            self._prepare_suggesting()
+            self._prepare_suggesting(measure)
         else:
-            self.queue = deque(planned(spec, records, room, number, point) for number, point in left(spec, records))
+            self.queue = deque(
+                planned(spec, records, room, number, point, measure=measure) for number, point in left(spec, records)
+            )
             self.left = len(self.queue)
 
-    def _prepare_suggesting(self) -> None:
+    def _prepare_suggesting(self, measure: bool) -> None:
         from flexray.sweeping.suggesting import Suggesting
 
         known = self.records.all()
         for point in () if known else self.spec.corners:  # what cannot be placed is told before anything starts
-            planned(self.spec, self.records, self.room, FOREVER, point)
+            planned(self.spec, self.records, self.room, FOREVER, point, measure=measure)
         self.suggesting = Suggesting(self.spec, [(r, self.value(r)) for r in known])
         again = [r for r in known if r.status not in OVER or r.status == "failed"]
         self.queue = deque(planned(self.spec, self.records, self.room, r.number, r.point, measure=False) for r in again)
