@@ -71,9 +71,9 @@ def sweep(spec: Spec, out: Path | str, *, resume: bool = False, watch: Watch | N
 
 
 def planned(spec: Spec, path: Path | None = None, verbose: bool = False) -> tuple[list[Record], Begun]:
-    """What `sweep` would run, or still run where it goes on in the folder `path`: nothing is started or measured, nor written but to the cache.
+    """What `sweep` would run, or still run where it goes on in the folder `path`; of a search that learns the number of trials alone.
 
-    Of a search that learns only the number of trials is known. Raises ConfigError as `sweep` does.
+    Nothing is started or measured, nor written but to the cache. Raises ConfigError as `sweep` does.
     """
     if path:
         check_folder(spec, path, True)
