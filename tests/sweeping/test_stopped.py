@@ -78,7 +78,7 @@ def played(out: Path) -> dict[str, list[dict]]:
 
 def scores(made: flexray.Sweep) -> list[dict]:
     """What came out, without the times."""
-    return [{k: v for k, v in row.items() if not k.endswith("seconds")} for row in made.rounds().to_pylist()]
+    return [{k: v for k, v in row.items() if not k.startswith("seconds")} for row in made.rounds().to_pylist()]
 
 
 def gone(processes: list[psutil.Process]) -> bool:
