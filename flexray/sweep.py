@@ -6,11 +6,8 @@ Tune places trials, stops those that do badly and asks for the next one. What mu
 
 from __future__ import annotations
 
-import logging
-import os
-import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -29,20 +26,11 @@ from flexray.sweeping import results
 from flexray.sweeping.events import Begun
 from flexray.sweeping.placing import Room
 from flexray.sweeping.playing import Play
-from flexray.sweeping.quiet import without_ray
-from flexray.sweeping.records import Record, Records, check_folder, write_spec
+from flexray.sweeping.quiet import settings, without_ray
+from flexray.sweeping.records import Record, Records, alone, check_folder, write_spec
 from flexray.sweeping.results import Sweep
 from flexray.sweeping.spec import Spec
 from flexray.sweeping.trials import FOREVER, Trials, Watch
-
-SETTINGS = {
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the run folders have it all
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends the sweep at once: its folder is whole at any time
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # most rounds are not scored
-    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-}
 
 DIED = "its process died: it was killed, or the memory was full"
 
@@ -54,10 +42,15 @@ def sweep(spec: Spec, out: Path | str, *, resume: bool = False, watch: Watch | N
     before anything is written.
     """
     path, say = Path(out), watch or (lambda _: None)
-    with api.joined(spec.first, verbose) as there:
+    with api.joined(spec.first, verbose) as there, ExitStack() as held:
         check_folder(spec, path, resume)
+        if resume:
+            held.enter_context(alone(path))
         room = Room(there, _largest(there), spec.most)
         trials = Trials(spec, Records(path.absolute()), room, say)
+        if not resume:
+            held.enter_context(alone(path))
+            check_folder(spec, path, resume)
         write_spec(spec, path)
         trials.begin()
         if trials.left:
@@ -181,7 +174,7 @@ def _tune(trials: Trials, verbose: bool) -> None:
     """Plays trials until there are no more, or the time is over."""
     path, s = trials.records.path, trials.spec.sweep
     play = Play(trials.records, Path.cwd(), s.view, s.metric, keep_traceback)
-    with _settings(path / ".tune", verbose), without_ray(not verbose), _no_groups_left():
+    with settings(path / ".tune", verbose), without_ray(not verbose), _no_groups_left():
         tuner = tune.Tuner(
             tune.with_resources(
                 tune.with_parameters(lambda config, play: play(config["number"], tune.report), play=play),
@@ -207,23 +200,6 @@ def _bundles(config: dict[str, Any], out: Path) -> tune.PlacementGroupFactory:
     assert record is not None
     share = {"CPU": record.cpus, **({"GPU": record.gpus} if record.gpus else {})}
     return tune.PlacementGroupFactory([share] if record.actors == 1 else [{}, share], strategy="STRICT_PACK")
-
-
-@contextmanager
-def _settings(storage: Path, verbose: bool) -> Iterator[None]:
-    """Tune as it should be here: quiet, and with its own notes in a folder that goes when the block ends."""
-    before = {name: os.environ.get(name) for name in SETTINGS}
-    os.environ.update(SETTINGS)
-    logger = logging.getLogger("ray.tune")
-    level = logger.level
-    logger.setLevel(level if verbose else logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
-        shutil.rmtree(storage, ignore_errors=True)
 
 
 @contextmanager

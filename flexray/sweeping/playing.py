@@ -13,10 +13,12 @@ from flexray import api
 from flexray.config import Experiment
 from flexray.errors import ConfigError, RunError
 from flexray.sim.run import Evaluated, RoundDone
-from flexray.sweeping.records import Record, Records
+from flexray.sweeping.records import Record, Records, alone
 
 Tell = Callable[[dict[str, Any]], None]
 """Tells whoever leads the sweep how far a trial is: `round`, `value` where clients were scored, and at the end `failure`."""
+PATIENCE = 60.0
+"""Seconds for another process to leave the trial alone."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,10 @@ class Play:
 
         failure, last = None, {}
         try:
-            for round, value in self.records.scores(number, self.view, self.metric):  # of before: schedulers must know it too
-                tell({"round": round, "value": self._finite(round, value)})
-            with chdir(self.here):
+            with alone(folder.absolute(), PATIENCE), chdir(self.here):
+                before = self.records.scores(number, self.view, self.metric)
+                for round, value in before:  # schedulers must know it too
+                    tell({"round": round, "value": self._finite(round, value)})
                 done = _run(record, folder, told)
             last = {"round": rounds, "value": done.summary["mean"][self.view][self.metric]}
         except (ConfigError, RunError) as e:
@@ -69,4 +72,4 @@ def _run(record: Record, folder: Path, told: Callable[[Any], None]) -> api.Run:
     x = Experiment(**record.spec)
     backend = "inline" if record.actors == 1 else "ray"
     x = x.model_copy(update={"resources": x.resources.model_copy(update={"backend": backend})})
-    return api.simulate(x, folder, resume=folder.exists(), watch=told, there={"CPU": record.cpus, "GPU": record.gpus})
+    return api.simulate(x, folder, resume=any(folder.iterdir()), watch=told, there={"CPU": record.cpus, "GPU": record.gpus})
