@@ -82,7 +82,8 @@ def scores(made: flexray.Sweep) -> list[dict]:
 
 
 def gone(processes: list[psutil.Process]) -> bool:
-    _, alive = psutil.wait_procs(processes, timeout=20)
+    """Workers within seconds; Ray's own agents look whether their node is still there only now and then."""
+    _, alive = psutil.wait_procs(processes, timeout=120)
     return not [p for p in alive if p.status() != psutil.STATUS_ZOMBIE]
 
 
