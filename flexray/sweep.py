@@ -23,7 +23,7 @@ from flexray import api, cluster
 from flexray.errors import RunError
 from flexray.report.messages import keep_traceback
 from flexray.sweeping import results
-from flexray.sweeping.events import Begun
+from flexray.sweeping.events import Begun, Event
 from flexray.sweeping.placing import Room
 from flexray.sweeping.playing import Play
 from flexray.sweeping.quiet import settings, without_ray
@@ -70,12 +70,14 @@ def planned(spec: Spec, path: Path | None = None, verbose: bool = False) -> tupl
     """
     if path:
         check_folder(spec, path, True)
-    told: list[Begun] = []
+    told: list[Event] = []
     with api.joined(spec.first, verbose) as there:
         room = Room(there, _largest(there), spec.most)
         trials = Trials(spec, Records(path or Path("sweep")), room, told.append, measure=False)
         trials.begin()
-    return list(trials.queue), told[0]
+    begun = told[-1]
+    assert isinstance(begun, Begun)
+    return list(trials.queue), begun
 
 
 def new_folder() -> Path:

@@ -55,8 +55,8 @@ def test_ctrl_c_leaves_what_is_finished_and_no_trial_behind(swept):
     import ray
 
     out, told, before, _ = swept
-    assert isinstance(told[0], Begun)
-    assert (told[0].trials, told[0].over, told[0].slots) == (4, 0, 4)
+    (begun,) = (e for e in told if isinstance(e, Begun))
+    assert (begun.trials, begun.over, begun.slots) == (4, 0, 4)
     assert sum(isinstance(e, Ended) for e in told) == 1
     assert all((out / name).stat().st_mtime_ns == when for name, when in before.items())  # not run again
     assert {group["state"] for group in ray.util.placement_group_table().values()} == {"REMOVED"}
@@ -125,10 +125,10 @@ def test_another_sweep_is_refused_in_the_same_folder(swept, cache):
 def test_more_trials_than_slots_each_with_its_own_actors(cache, ray_here, tmp_path):
     told, also = [], {"clients": 2, "resources": {"cpu_per_client": 1.5}}
     made = runner.sweep(spec(cache, also, over={"rounds": [1, 2]}, cpus=3), tmp_path / "out", watch=told.append)
-    assert told[0].slots == 1  # 2 actors × 1.5 of 4 CPUs
+    assert [e.slots for e in told if isinstance(e, Begun)] == [1]  # 2 actors × 1.5 of 4 CPUs
     assert [(r.status, r.actors, r.cpus) for r in made.records] == [("finished", 2, 3.0)] * 2
     assert {api.load_run(tmp_path / "out" / "runs" / r.name).summary["actors"] for r in made.records} == {2}
-    assert {(e.number, e.rounds) for e in told if isinstance(e, Rounds)} == {(0, 1), (1, 1), (1, 2)}
+    assert {(e.number, e.rounds) for e in told if isinstance(e, Rounds)} == {(0, 0), (0, 1), (1, 0), (1, 1), (1, 2)}
 
 
 def test_what_could_never_be_placed_is_refused_before_anything_is_written(cache, tmp_path):
@@ -173,6 +173,14 @@ def test_what_would_go_on_is_what_is_left(swept):
     trials, told = runner.planned(made.spec, swept[0])
     assert [r.number for r in trials] == [2, 3]  # those that failed
     assert told.over == 2
+    result = CliRunner().invoke(app, ["sweep", "--resume", str(swept[0]), "--dry-run"])
+    assert result.exit_code == 0
+    first, head, *rows = result.output.splitlines()
+    assert first == "4 trials, 2 side by side, 2 over already"
+    assert head.split() == ["trial", "lr", "seed", "rounds", "actors", "CPUs"]
+    assert [row.split()[:4] for row in rows] == [["002", "1e+30", "0", "2"], ["003", "1e+30", "1", "2"]]
+    result = CliRunner().invoke(app, ["sweep", "--resume", str(swept[0]), "--dry-run", "--json"])
+    assert [(t["number"], t["cpus"]) for t in json.loads(result.stdout)] == [(2, trials[0].cpus), (3, trials[1].cpus)]
 
 
 def test_no_finished_trial_says_how_to_go_on(cache, ray_here, tmp_path):

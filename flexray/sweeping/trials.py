@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from time import monotonic
 from typing import Any
 
 from flexray.errors import ConfigError
-from flexray.sweeping.events import Begun, Ended, Event, Rounds
+from flexray.sweeping.events import Begun, Ended, Event, Planned, Rounds
 from flexray.sweeping.placing import Room, planned
 from flexray.sweeping.records import OVER, Record, Records, left
 from flexray.sweeping.spec import Point, Spec
@@ -28,10 +28,14 @@ class Trials:
         if spec.sweep.search == "optuna":
             self._prepare_suggesting(measure)
         else:
-            self.queue = deque(
-                planned(spec, records, room, number, point, measure=measure) for number, point in left(spec, records)
-            )
+            self.queue = deque(self._planned(measure))
             self.left = len(self.queue)
+
+    def _planned(self, measure: bool) -> Iterator[Record]:
+        trials = list(left(self.spec, self.records))
+        for done, (number, point) in enumerate(trials):
+            self.say(Planned(done, len(trials)))
+            yield planned(self.spec, self.records, self.room, number, point, measure=measure)
 
     def _prepare_suggesting(self, measure: bool) -> None:
         from flexray.sweeping.suggesting import Suggesting
@@ -65,6 +69,7 @@ class Trials:
             return None
         self.records.save(record)
         self.running[record.number] = record
+        self.say(Rounds(record.number, record.point, 0, record.spec["rounds"]))
         return record.number
 
     def _suggested(self) -> Record | None:
