@@ -109,6 +109,7 @@ def sweep(
         Path | None, typer.Option(help="Go on with the sweep in this folder; failed trials are tried again.")
     ] = None,
     partial: Annotated[bool, typer.Option("--partial", help="With --resume: run nothing, show what is finished.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Run nothing, show the trials and what each takes.")] = False,
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
@@ -117,7 +118,7 @@ def sweep(
         from flexray.errors import ConfigError
         from flexray.sweeping.spec import asked_for
 
-        if (resume and out) or (partial and (not resume or config or sets)):
+        if (resume and out) or (partial and (not resume or config or sets or dry_run)):
             raise ConfigError(
                 "--resume: expected it without --out, and nothing but it with --partial, got otherwise; drop the rest"
             )
@@ -126,6 +127,9 @@ def sweep(
             from flexray import sweep as runner
             from flexray.report import messages, sweep_table
             from flexray.sweeping.results import gathered
+        if dry_run:
+            sweep_table.plan(*runner.planned(spec, resume, verbose), console, as_json)
+            raise typer.Exit
         answering.folder = resume or out or runner.new_folder()
         if partial:
             made = gathered(spec, answering.folder)

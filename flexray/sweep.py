@@ -6,11 +6,8 @@ Tune places trials, stops those that do badly and asks for the next one. What mu
 
 from __future__ import annotations
 
-import logging
-import os
-import shutil
 from collections.abc import Callable, Iterator
-from contextlib import chdir, contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -23,25 +20,19 @@ from ray.tune.search import Searcher
 from ray.util.placement_group import PlacementGroup
 
 from flexray import api, cluster
-from flexray.config import Experiment
-from flexray.errors import ConfigError, RunError
+from flexray.errors import RunError
 from flexray.report.messages import keep_traceback
-from flexray.sim.events import Evaluated, RoundDone
 from flexray.sweeping import results
+from flexray.sweeping.events import Begun, Event
 from flexray.sweeping.placing import Room
-from flexray.sweeping.records import Records, check_folder, write_spec
+from flexray.sweeping.playing import Play
+from flexray.sweeping.quiet import settings, without_ray
+from flexray.sweeping.records import Record, Records, alone, check_folder, write_spec
 from flexray.sweeping.results import Sweep
 from flexray.sweeping.spec import Spec
 from flexray.sweeping.trials import FOREVER, Trials, Watch
 
-SETTINGS = {
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the run folders have it all
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends the sweep at once: its folder is whole at any time
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # most rounds are not scored
-    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-}
+DIED = "its process died: it was killed, or the memory was full"
 
 
 def sweep(spec: Spec, out: Path | str, *, resume: bool = False, watch: Watch | None = None, verbose: bool = False) -> Sweep:
@@ -51,16 +42,42 @@ def sweep(spec: Spec, out: Path | str, *, resume: bool = False, watch: Watch | N
     before anything is written.
     """
     path, say = Path(out), watch or (lambda _: None)
-    with api.joined(spec.first, verbose) as there:
+    with api.joined(spec.first, verbose) as there, ExitStack() as held:
         check_folder(spec, path, resume)
+        if resume:
+            held.enter_context(alone(path))
         room = Room(there, _largest(there), spec.most)
         trials = Trials(spec, Records(path.absolute()), room, say)
+        if not resume:
+            held.enter_context(alone(path))
+            check_folder(spec, path, resume)
         write_spec(spec, path)
         trials.begin()
         if trials.left:
             with cluster.start("local", verbose=verbose, num_cpus=int(there["CPU"]), num_gpus=int(there.get("GPU", 0))):
                 _tune(trials, verbose)
-    return results.gathered(spec, path)
+    try:
+        return results.gathered(spec, path)
+    except RunError as e:
+        over = "the time was over, and " if trials.late() else ""
+        raise RunError(f"{over}{e}\nWhat trials did is kept. Go on with:\n  flexray sweep --resume {path}") from e
+
+
+def planned(spec: Spec, path: Path | None = None, verbose: bool = False) -> tuple[list[Record], Begun]:
+    """What `sweep` would run, or still run where it goes on in the folder `path`; of a search that learns the number of trials alone.
+
+    Nothing is started or measured, nor written but to the cache. Raises ConfigError as `sweep` does.
+    """
+    if path:
+        check_folder(spec, path, True)
+    told: list[Event] = []
+    with api.joined(spec.first, verbose) as there:
+        room = Room(there, _largest(there), spec.most)
+        trials = Trials(spec, Records(path or Path("sweep")), room, told.append, measure=False)
+        trials.begin()
+    begun = told[-1]
+    assert isinstance(begun, Begun)
+    return list(trials.queue), begun
 
 
 def new_folder() -> Path:
@@ -109,8 +126,8 @@ class _Ear(_Unsaved, tune.Callback):
         self.trials.ended(trial.config["number"], (trial.last_result or {}).get("failure"))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        reason = str(trial.get_error() or "it died").strip().splitlines()[-1]
-        self.trials.ended(trial.config["number"], f"its process failed: {reason}")
+        reason = str(trial.get_error() or DIED).strip().splitlines()[-1]
+        self.trials.ended(trial.config["number"], reason)
 
 
 class _Late(_Unsaved, tune.Stopper):
@@ -158,11 +175,12 @@ def _scheduler(spec: Spec, records: Records) -> TrialScheduler:
 def _tune(trials: Trials, verbose: bool) -> None:
     """Plays trials until there are no more, or the time is over."""
     path, s = trials.records.path, trials.spec.sweep
-    played = partial(_play, out=path, here=Path.cwd(), view=s.view, metric=s.metric)
-    with _settings(path / ".tune", verbose), _no_groups_left():
+    play = Play(trials.records, Path.cwd(), s.view, s.metric, keep_traceback)
+    with settings(path / ".tune", verbose), without_ray(not verbose), _no_groups_left():
         tuner = tune.Tuner(
             tune.with_resources(
-                tune.with_parameters(lambda config, play: play(config), play=played), partial(_bundles, out=path)
+                tune.with_parameters(lambda config, play: play(config["number"], tune.report), play=play),
+                partial(_bundles, out=path),
             ),
             tune_config=tune.TuneConfig(
                 search_alg=_Order(trials),
@@ -184,53 +202,6 @@ def _bundles(config: dict[str, Any], out: Path) -> tune.PlacementGroupFactory:
     assert record is not None
     share = {"CPU": record.cpus, **({"GPU": record.gpus} if record.gpus else {})}
     return tune.PlacementGroupFactory([share] if record.actors == 1 else [{}, share], strategy="STRICT_PACK")
-
-
-def _play(config: dict[str, Any], out: Path, here: Path, view: str, metric: str) -> None:
-    """A trial, in its own process: a run from its start, or from where its folder is."""
-    records = Records(out)
-    record = records.read(config["number"])
-    assert record is not None
-    run, x = records.run(record.number), Experiment(**record.spec)
-    backend = "inline" if record.actors == 1 else "ray"
-    x = x.model_copy(update={"resources": x.resources.model_copy(update={"backend": backend})})
-
-    def told(event: Any) -> None:
-        if isinstance(event, RoundDone) and event.report.round + 1 < x.rounds:
-            tune.report({"round": event.report.round + 1})
-        elif isinstance(event, Evaluated) and 0 < event.round < x.rounds:
-            tune.report({"round": event.round, "value": event.means[view][metric]})
-
-    for round, value in records.scores(record.number, view, metric):  # of before: schedulers must know it too
-        tune.report({"round": round, "value": value})
-    failure, last = None, {}
-    try:
-        with chdir(here):
-            done = api.simulate(x, run, resume=run.exists(), watch=told, there={"CPU": record.cpus, "GPU": record.gpus})
-        last = {"round": x.rounds, "value": done.summary["mean"][view][metric]}
-    except (ConfigError, RunError) as e:
-        failure = str(e).partition("\n")[0]
-    except Exception as e:
-        kept = keep_traceback(e, run)
-        failure = f"{type(e).__name__}: {e}" + (f" (the traceback is in {kept})" if kept else "")
-    tune.report({**last, "failure": failure})
-
-
-@contextmanager
-def _settings(storage: Path, verbose: bool) -> Iterator[None]:
-    """Tune as it should be here: quiet, and with its own notes in a folder that goes when the block ends."""
-    before = {name: os.environ.get(name) for name in SETTINGS}
-    os.environ.update(SETTINGS)
-    logger = logging.getLogger("ray.tune")
-    level = logger.level
-    logger.setLevel(level if verbose else logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
-        shutil.rmtree(storage, ignore_errors=True)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import monotonic
@@ -13,7 +14,8 @@ from rich.text import Text
 
 from flexray.report.units import duration, many
 from flexray.sweeping.effects import Setting, text
-from flexray.sweeping.events import Begun, Ended, Event, Rounds
+from flexray.sweeping.events import Begun, Ended, Event, Planned, Rounds
+from flexray.sweeping.records import Record
 from flexray.sweeping.results import Sweep
 from flexray.sweeping.spec import Point, Spec
 
@@ -21,8 +23,12 @@ Show = Callable[[float, float | None], str]
 """A mean and its spread, as they read."""
 BEST = 10
 """Settings that are shown."""
+SIDE = 8
+"""Running trials that are shown."""
 PAIRS = 3
 """Interactions that are shown."""
+PLANNED = ("number", "point", "cpus", "gpus", "actors")
+"""What is told of a trial before it starts."""
 
 
 @contextmanager
@@ -44,6 +50,7 @@ class Watcher:
         self.spec, self.console = spec, console
         self.of = Begun(0, 0, 1)
         self.started = monotonic()
+        self.planned: Planned | None = Planned(0, 0)
         self.running: dict[int, Rounds] = {}
         self.since: dict[int, float] = {}
         self.seconds: list[float] = []
@@ -57,8 +64,10 @@ class Watcher:
         """Nothing to close: there is no table without a terminal."""
 
     def __call__(self, what: Event) -> None:
-        if isinstance(what, Begun):
-            self.of, self.started = what, monotonic()
+        if isinstance(what, Planned):
+            self.planned = what
+        elif isinstance(what, Begun):
+            self.planned, self.of, self.started = None, what, monotonic()
             self.console.print(Text(_begun(what)), soft_wrap=True)
         elif isinstance(what, Rounds):
             self.since.setdefault(what.number, monotonic())
@@ -68,17 +77,24 @@ class Watcher:
 
     def table(self) -> Group:
         """Best so far, running, done, failed, time left."""
+        if self.planned:
+            of = f" · {self.planned.trials} of {self.planned.of} trials" if self.planned.of else ""
+            return Group(_line(f"sweep  planning{of}"))
         counts = f"{len(self.running)} running · {self.of.over + sum(self.over.values())} of {self.of.trials} done"
         counts += "".join(f" · {n} {status}" for status, n in self.over.items() if n and status != "finished")
         rows = Table.grid(padding=(0, 2))
-        for r in list(self.running.values())[:8]:
-            rows.add_row(f"  {r.number:03d}", shown(r.point), f"round {r.rounds} of {r.of}")
+        for _ in range(3):
+            rows.add_column(no_wrap=True, overflow="ellipsis")
+        for r in list(self.running.values())[:SIDE]:
+            rows.add_row(f"  {r.number:03d}", shown(r.point), f"round {r.rounds} of {r.of}" if r.rounds else "starting")
+        if len(self.running) > SIDE:
+            rows.add_row("  …", f"and {len(self.running) - SIDE} more", "")
         best = (
             f"best   {self.best.number:03d}  {shown(self.best.point)}  {self.show(self.best.value)}"
             if self.best
             else "best   none yet"
         )
-        return Group(Text(best, style="bold"), Text(f"sweep  {counts} · {self._left()}"), rows)
+        return Group(_line(best, "bold"), _line(f"sweep  {counts} · {self._left()}"), rows)
 
     def show(self, value: float | None) -> str:
         """The number to choose by, as it reads."""
@@ -113,6 +129,11 @@ class Watcher:
         return f"about {duration(max(0.0, min(left)))} left" if left else "time left not known yet"
 
 
+def _line(words: str, style: str = "") -> Text:
+    """No more than a line of the terminal."""
+    return Text(words, style=style, no_wrap=True, overflow="ellipsis")
+
+
 def _begun(what: Begun) -> str:
     already = f", {what.over} over already" if what.over else ""
     skipped = f"; {many(what.skipped, 'combination')} left out, as refused" if what.skipped else ""
@@ -122,6 +143,27 @@ def _begun(what: Begun) -> str:
 def shown(point: Point) -> str:
     """Settings in one line, by the last words of their keys."""
     return " ".join(f"{key.rpartition('.')[2]}={text(value)}" for key, value in point.items())
+
+
+def plan(trials: list[Record], told: Begun, console: Console, as_json: bool = False) -> None:
+    """Trials to come and what each takes, before any of them is started."""
+    if as_json:
+        print(json.dumps([{k: v for k, v in vars(r).items() if k in PLANNED} for r in trials], indent=1))
+        return
+    console.print(Text(_begun(told)), soft_wrap=True)
+    table = Table(box=None, pad_edge=True, header_style="dim")
+    for name in ("trial", *(key.rpartition(".")[2] for key in trials[0].point)) if trials else ():
+        table.add_column(name)
+    for name in ("rounds", "actors", "CPUs", *(["GPUs"] if any(r.gpus for r in trials) else [])) if trials else ():
+        table.add_column(name, justify="right")
+    for r in trials:
+        gpus = [f"{r.gpus:g}"] if any(t.gpus for t in trials) else []
+        values = [text(value) for value in r.point.values()]
+        table.add_row(r.name, *values, str(r.spec["rounds"]), str(r.actors), f"{r.cpus:g}", *gpus)
+    console.print(table, highlight=False)
+    more = told.trials - told.over - len(trials)
+    if more:
+        console.print(Text(f"{many(more, 'trial')} to be suggested by how the others go"), soft_wrap=True)
 
 
 def show(made: Sweep, console: Console) -> None:

@@ -112,6 +112,8 @@ def _problem(at: str, axis: Axis, kinds: list[str]) -> str | None:
             return f"{at}.{kind}: expected two numbers, the lower one first, got {show(values)}; swap them"
         if kind == "loguniform" and values[0] <= 0:
             return f"{at}.{kind}: expected numbers above 0, got {show(values)}; use uniform, or start above 0"
-    elif not values or len({repr(v) for v in values}) < len(values):
-        return f"{at}.{kind}: expected at least one value, each once, got {show(values)}; drop what is there twice"
+    elif not values:
+        return f"{at}.{kind}: expected at least one value, got {show(values)}; give some, or drop the key"
+    elif len({repr(v) for v in values}) < len(values):
+        return f"{at}.{kind}: expected each value once, got {show(values)}; drop what is there twice"
     return None

@@ -8,6 +8,14 @@ from flexray.sweeping.spec import Point
 
 
 @dataclass(frozen=True)
+class Planned:
+    """So many of the trials are planned; before any of them starts."""
+
+    trials: int
+    of: int
+
+
+@dataclass(frozen=True)
 class Begun:
     """So many trials at the most, of which some are over already; `slots` of them go side by side."""
 
@@ -19,7 +27,7 @@ class Begun:
 
 @dataclass(frozen=True)
 class Rounds:
-    """A trial has played so many of its rounds; value: the number to choose by, if clients were scored."""
+    """A trial has played so many of its rounds, 0 when it is to start; value: the number to choose by, if clients were scored."""
 
     number: int
     point: Point
@@ -39,4 +47,4 @@ class Ended:
     why: str | None = None
 
 
-Event = Begun | Rounds | Ended
+Event = Planned | Begun | Rounds | Ended

@@ -20,11 +20,10 @@ from flexray.findings import show
 from flexray.sections import Section
 from flexray.sweeping import axis
 from flexray.sweeping.axis import Axis
+from flexray.sweeping.checks import WITH, once, problems
 
 Point = dict[str, Any]
 """Swept keys and their values in one trial."""
-FIXED = ("plugins", "sweep", "evaluation.split", "resources.backend", "resources.address", "storage")
-"""Keys that hold for all trials alike."""
 
 
 class Stop(Section):
@@ -53,7 +52,8 @@ class Sweep(Section):
     metric and view: the number to choose by, the mean over clients on valid rows. refused: a combination that the config's
     own checks refuse stops the sweep before it starts, or is left out (skip). cpus: of a trial; auto: one actor's
     if there are enough trials to fill the cluster, else their share of it. jobs: at most so many trials at once.
-    seed: of the draws.
+    seed: of the draws, and of Optuna: its suggestions are the same again with `jobs: 1`; side by side they also follow from which
+    trial ended first.
     """
 
     over: dict[str, Any]
@@ -112,17 +112,17 @@ class Spec:
     @cached_property
     def refused(self) -> tuple[Point, ...]:
         """Combinations that are left out. Raises ConfigError where nothing is to be refused, or a value never goes with the rest."""
-        left, problems, fine = list[Point](), list[str](), list[Point]()
+        left, wrong, fine = list[Point](), list[str](), list[Point]()
         for point in self._asked():
             try:
                 self.experiment(point)
                 fine.append(point)
             except ConfigError as e:
                 left.append(point)
-                problems += e.problems
+                wrong += e.problems
         never = any(not any(p[key] == point[key] for p in fine) for point in left for key in point)
         if left and (self.sweep.refused == "stop" or never):
-            raise ConfigError(*dict.fromkeys(problems))
+            raise ConfigError(*once(wrong, len(left) + len(fine)))
         return tuple(left)
 
     def _asked(self) -> Iterator[Point]:
@@ -152,7 +152,7 @@ class Spec:
         if own:
             problem = f"sweep.over.{max(key, own, key=len)}{problem[len(key) :]}"
         lists = {k: v for k, v in point.items() if self.axes[k].kind == "grid" and k not in ("seed", own)}
-        return problem + (f" (with {', '.join(f'{k} {show(v)}' for k, v in lists.items())})" if lists else "")
+        return problem + (f"{WITH}{', '.join(f'{k} {show(v)}' for k, v in lists.items())})" if lists else "")
 
     @cached_property
     def number(self) -> Number:
@@ -205,8 +205,8 @@ def read(values: Mapping[str, Any]) -> Spec:
     axes = axis.read(given.get("over"))
     sweep = section(_Holder, {"sweep": {**given, "over": {}}}).sweep
     spec = Spec({key: value for key, value in values.items() if key != "sweep"}, sweep, axes)
-    if problems := list(_problems(spec)):
-        raise ConfigError(*problems)
+    if wrong := list(problems(spec)):
+        raise ConfigError(*wrong)
     for point in spec.corners if sweep.search == "optuna" and sweep.refused == "stop" else ():
         spec.experiment(point)
     first = spec.first
@@ -219,28 +219,3 @@ def read(values: Mapping[str, Any]) -> Spec:
             "evaluation.every", "a number of rounds with sweep.stop", None, "set it, so that there is something to stop by"
         )
     return spec
-
-
-def _problems(spec: Spec) -> Iterator[str]:
-    s, evaluation = spec.sweep, spec.values.get("evaluation")
-    split = evaluation.get("split", "valid") if isinstance(evaluation, Mapping) else "valid"
-    if split == "test":
-        yield "evaluation.split: expected valid, got 'test'; settings chosen by test rows would flatter themselves: drop it"
-    for key in spec.axes:
-        if any(f"{key}.".startswith(f"{fixed}.") for fixed in FIXED):
-            yield f"sweep.over.{key}: expected no such key, as it holds for all trials alike, got one; drop it"
-    if "seed" in spec.axes and "seed" in spec.values:
-        yield f"seed: expected none beside sweep.over.seed, got {show(spec.values['seed'])}; drop it"
-    if s.samples is not None and not spec.drawn:
-        yield f"sweep.samples: expected none where all keys are grids, got {s.samples}; drop it"
-    if isinstance(s.cpus, float) and s.cpus <= 0:
-        yield f"sweep.cpus: expected auto or a number above 0, got {s.cpus:g}; use auto"
-    if s.search == "optuna":
-        for key, a in spec.axes.items():
-            if (a.kind == "grid") != (key == "seed"):
-                wanted, mend = (
-                    ("a grid", "use grid") if key == "seed" else ("a choice or a range", "use choice, or `search: random`")
-                )
-                yield f"sweep.over.{key}: expected {wanted} with `search: optuna`, got {a.kind}; {mend}"
-        if not spec.drawn:
-            yield "sweep.over: expected a choice or a range with `search: optuna`, got none; add one, or use `search: random`"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from time import monotonic
 from typing import Any
 
 from flexray.errors import ConfigError
-from flexray.sweeping.events import Begun, Ended, Event, Rounds
+from flexray.sweeping.events import Begun, Ended, Event, Planned, Rounds
 from flexray.sweeping.placing import Room, planned
 from flexray.sweeping.records import OVER, Record, Records, left
 from flexray.sweeping.spec import Point, Spec
@@ -18,25 +18,31 @@ FOREVER = 10**6
 
 
 class Trials:
-    """Asked for the next trial, and told what it reports."""
+    """Asked for the next trial, and told what it reports. measure: settle what `auto` chooses before trials start."""
 
-    def __init__(self, spec: Spec, records: Records, room: Room, say: Watch):
+    def __init__(self, spec: Spec, records: Records, room: Room, say: Watch, measure: bool = True):
         self.spec, self.records, self.room, self.say = spec, records, room, say
         self.running: dict[int, Record] = {}
         self.deadline = float("inf")
         self.suggesting = None
         if spec.sweep.search == "optuna":
-            self._prepare_suggesting()
+            self._prepare_suggesting(measure)
         else:
-            self.queue = deque(planned(spec, records, room, number, point) for number, point in left(spec, records))
+            self.queue = deque(self._planned(measure))
             self.left = len(self.queue)
 
-    def _prepare_suggesting(self) -> None:
+    def _planned(self, measure: bool) -> Iterator[Record]:
+        trials = list(left(self.spec, self.records))
+        for done, (number, point) in enumerate(trials):
+            self.say(Planned(done, len(trials)))
+            yield planned(self.spec, self.records, self.room, number, point, measure=measure)
+
+    def _prepare_suggesting(self, measure: bool) -> None:
         from flexray.sweeping.suggesting import Suggesting
 
         known = self.records.all()
         for point in () if known else self.spec.corners:  # what cannot be placed is told before anything starts
-            planned(self.spec, self.records, self.room, FOREVER, point)
+            planned(self.spec, self.records, self.room, FOREVER, point, measure=measure)
         self.suggesting = Suggesting(self.spec, [(r, self.value(r)) for r in known])
         again = [r for r in known if r.status not in OVER or r.status == "failed"]
         self.queue = deque(planned(self.spec, self.records, self.room, r.number, r.point, measure=False) for r in again)
@@ -63,6 +69,7 @@ class Trials:
             return None
         self.records.save(record)
         self.running[record.number] = record
+        self.say(Rounds(record.number, record.point, 0, record.spec["rounds"]))
         return record.number
 
     def _suggested(self) -> Record | None:

@@ -41,7 +41,7 @@ def test_a_logarithmic_range_has_as_many_draws_in_every_decade():
         ({"a": {"uniform": [2, 1]}}, "sweep.over.a.uniform: expected two numbers, the lower one first, got [2.0, 1.0]"),
         ({"a": {"loguniform": [0, 1]}}, "sweep.over.a.loguniform: expected numbers above 0"),
         ({"a": {"randint": [1, "x"]}}, "sweep.over.a.randint.1: expected a whole number, got 'x'"),
-        ({"a": [1, 1]}, "sweep.over.a.grid: expected at least one value, each once, got [1, 1]"),
+        ({"a": [1, 1]}, "sweep.over.a.grid: expected each value once, got [1, 1]"),
         ({"a": []}, "sweep.over.a.grid: expected at least one value"),
     ],
 )

@@ -4,8 +4,8 @@ import pytest
 
 from flexray.config import Experiment
 from flexray.errors import ConfigError
-from flexray.sweeping.placing import Room
-from flexray.sweeping.records import Record
+from flexray.sweeping.placing import Room, planned
+from flexray.sweeping.records import Record, Records
 from flexray.sweeping.spec import read
 
 
@@ -53,3 +53,13 @@ def test_slots_are_what_fits():
     room = Room({"CPU": 8.0, "GPU": 2.0}, 8.0, 100)
     assert room.slots(Record(0, {}, {}, cpus=3)) == 2
     assert room.slots(Record(0, {}, {}, cpus=1, gpus=0.5)) == 4
+
+
+def test_trials_that_differ_in_rates_alone_are_planned_once(cache, tmp_path):
+    over = {"train.lr": [0.1, 0.2], "clients": [2, 3], "seed": [0, 1]}
+    spec = read({"storage": {"cache": str(cache)}, "train": {"schedule": "constant"}, "seats": 1, "sweep": {"over": over}})
+    room = Room({"CPU": 4.0}, 4.0, 8)
+    made = [planned(spec, Records(tmp_path), room, n, point, measure=False) for n, point in enumerate(spec.points)]
+    assert len(room.planned) == 4  # clients × seeds
+    assert [r.spec["train"]["lr"] for r in made] == [0.1] * 4 + [0.2] * 4
+    assert [(r.spec["clients"], r.spec["seed"]) for r in made[:4]] == [(2, 0), (2, 1), (3, 0), (3, 1)]
