@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
-from math import ceil
+from math import ceil, isfinite, nan
 from statistics import fmean, stdev
 from typing import Any
 
@@ -68,10 +68,17 @@ def _scores(job: Job, folder: RunFolder) -> dict[str, Any]:
         "clients": clients,
         "mean": over(lambda values, _: fmean(values)),
         "weighted_mean": {view: _values(job, sums) for view, sums in sorted(folder.totals().items())},
-        "sd": over(lambda values, _: stdev(values) if len(values) > 1 else 0.0),
+        "sd": over(lambda values, _: _sd(values)),
         "worst_tenth": over(worst_tenth),
         "jain": over(lambda values, _: jain(values)),
     }
+
+
+def _sd(values: list[float]) -> float:
+    """Of a sample; of a single value 0, and no number where a model has diverged."""
+    if not all(map(isfinite, values)):
+        return nan
+    return stdev(values) if len(values) > 1 else 0.0
 
 
 def _bytes(job: Job, folder: RunFolder) -> dict[str, Any]:
