@@ -27,6 +27,8 @@ from flexray.sim.planning.sample import Rows
 from flexray.sim.planning.settle import Ground, Trials, settled, weighed
 from flexray.sim.planning.sizes import Disk, Memory
 from flexray.sim.planning.trial import Measured
+from flexray.sim.privacy.costs import one_update
+from flexray.sim.privacy.rules import check as check_privacy
 from flexray.sim.wire import BYTES
 
 
@@ -92,6 +94,7 @@ def prepare(x: Experiment, there: Mapping[str, float], private: Path, trials: Tr
         costs=_costs(x, skeleton),
         kit=kits.prepare(x, encoder, cache),
     )
+    check_privacy(job)
     ground = Ground(job, skeleton, Rows(job), there, trials or Trials())
     job, found, chosen = settled(ground)
     found, missing = weighed(ground, job, found)
@@ -119,7 +122,7 @@ def _check(job: Job, memory: Memory, disk: Disk) -> None:
 
 
 def _plan(job: Job, skeleton: Backbone, memory: Memory, disk: Disk, expected: Forecast | None, notes: tuple[str, ...]) -> Plan:
-    x = job.experiment
+    x, costs_of_update = job.experiment, one_update(job)
     return Plan(
         experiment=x,
         layout=job.layout,
@@ -130,8 +133,8 @@ def _plan(job: Job, skeleton: Backbone, memory: Memory, disk: Disk, expected: Fo
         frozen=skeleton.parameters,
         shared=job.numbers("shared"),
         private=job.numbers("private"),
-        bytes_up=job.up.bytes(),
-        bytes_down=job.down.bytes(),
+        bytes_up=costs_of_update["up"],
+        bytes_down=costs_of_update["down"],
         costs=job.costs,
         memory=memory,
         disk=disk,
