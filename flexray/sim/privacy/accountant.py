@@ -19,34 +19,36 @@ NEEDS = "dp_accounting"
 def check_there() -> None:
     """Raises ConfigError where the library is missing."""
     if find_spec(NEEDS) is None:
-        raise expected(
-            "privacy.dp.where", "the package dp-accounting, which counts ε", "none", "pip install 'flexray[privacy]'"
-        )
+        raise expected("privacy.dp.where", "the package dp-accounting, which counts ε", None, "pip install 'flexray[privacy]'")
 
 
-@lru_cache(4096)
 def epsilon(dp: Dp, population: int, cohort: int, times: int) -> float:
     """What a client's presence can be told by, after so many rounds (central), or so many of the client's own updates (local).
 
     Neighbours: with `sampling: poisson`, and the noise the server's, data with and without the client; else data in which the client's
     are replaced by any others, which can change a sum by twice the clip.
     """
+    if times == 0 or not dp.noise_multiplier:
+        return inf if times else 0.0
+    return _counted(dp, population, cohort, times)
+
+
+def replaces(dp: Dp) -> bool:
+    """Whether neighbouring data have the client replaced, not added or removed."""
+    return dp.where == "local" or dp.sampling == "fixed"
+
+
+@lru_cache(4096)
+def _counted(dp: Any, population: int, cohort: int, times: int) -> float:
     import dp_accounting as dp_
     from dp_accounting import pld, rdp
 
-    if times == 0 or not dp.noise_multiplier:
-        return inf if times else 0.0
     relation = dp_.NeighboringRelation.REPLACE_ONE if replaces(dp) else dp_.NeighboringRelation.ADD_OR_REMOVE_ONE
     with _quiet():
         kind: Any = pld.PLDAccountant if dp.accountant == "pld" else rdp.RdpAccountant
         accountant = kind(neighboring_relation=relation)
         accountant.compose(_event(dp, population, cohort), times)
         return float(accountant.get_epsilon(dp.delta))
-
-
-def replaces(dp: Dp) -> bool:
-    """Whether neighbouring data have the client replaced, not added or removed."""
-    return dp.where == "local" or dp.sampling == "fixed"
 
 
 def _event(dp: Dp, population: int, cohort: int) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import ceil
 from typing import Any
 
 from flexray.config import Experiment
@@ -99,6 +100,13 @@ def _sum(job: Job) -> Iterator[str]:
     told = job.experiment.privacy.secure_aggregation
     if job.cohort < 2:
         yield f"privacy.secure_aggregation.protocol: expected at least 2 clients in a round, got {job.cohort}; a sum of one is that one"
+    others = job.cohort - 1
+    left, least = others - int(told.dropout * job.cohort + 1e-9), ceil(told.reconstruction_threshold * others)
+    if told.num_shares is None and left < least:
+        yield (
+            f"privacy.secure_aggregation.dropout: expected to leave {least} of the {others} who hold a client's shares, got {told.dropout} "
+            f"of {job.cohort}, which leaves {left}; lower it, or reconstruction_threshold"
+        )
     if told.num_shares is not None and told.num_shares >= job.cohort - 1 and job.cohort > 1:
         yield (
             f"privacy.secure_aggregation.num_shares: expected less than the {job.cohort - 1} others of a cohort, got {told.num_shares}; "
