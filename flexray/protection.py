@@ -54,6 +54,8 @@ def _dp(x: Any) -> Iterator[str]:
     if dp.where == "local" and dp.adaptive.quantile is not None:
         wrong = f"expected none with `privacy.dp.where: local`, got {dp.adaptive.quantile}"
         yield f"privacy.dp.adaptive.quantile: {wrong}; drop it, or use central"
+    if dp.epsilon is not None and dp.noise_multiplier != Dp().noise_multiplier:
+        yield f"privacy.dp.epsilon: expected none with privacy.dp.noise_multiplier, which says how much noise, got {dp.epsilon}; drop one"
     if isinstance(x.clients, int) and dp.delta >= 1 / x.clients:
         yield f"privacy.dp.delta: expected less than 1/clients = {1 / x.clients:g}, got {dp.delta:g}; 1e-5 is usual"
 

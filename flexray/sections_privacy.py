@@ -23,8 +23,9 @@ class Adaptive(Section):
 class Dp(Section):
     """Differential privacy of whole clients. central: the server adds noise to the sum; local: every client to its own change.
 
+    noise_multiplier: the noise's standard deviation over the clip; or epsilon, for which it is found, to be spent over all rounds.
     clip: the largest L2 norm that a client's change may have, the first one where it is adaptive; aux_clip: that of what a method
-    sends besides. noise_multiplier: the noise's standard deviation over the clip. sampling: everybody flips a coin (`poisson`),
+    sends besides. sampling: everybody flips a coin (`poisson`),
     or always as many take part (`fixed`). accountant: of the library dp-accounting.
     """
 
@@ -33,6 +34,7 @@ class Dp(Section):
     adaptive: Adaptive = Adaptive()
     aux_clip: float | None = Field(default=None, gt=0)
     noise_multiplier: float = Field(default=1.0, ge=0)
+    epsilon: float | None = Field(default=None, gt=0)
     delta: float = Field(default=1e-5, gt=0, lt=1)
     sampling: Literal["poisson", "fixed"] = "poisson"
     accountant: Literal["rdp", "pld"] = "rdp"

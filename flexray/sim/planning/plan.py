@@ -28,7 +28,8 @@ from flexray.sim.planning.settle import Ground, Trials, settled, weighed
 from flexray.sim.planning.sizes import Disk, Memory
 from flexray.sim.planning.trial import Measured
 from flexray.sim.privacy.costs import one_update
-from flexray.sim.privacy.rules import check as check_privacy
+from flexray.sim.privacy.opening import notes as privacy_notes
+from flexray.sim.privacy.opening import protected
 from flexray.sim.wire import BYTES
 
 
@@ -94,14 +95,14 @@ def prepare(x: Experiment, there: Mapping[str, float], private: Path, trials: Tr
         costs=_costs(x, skeleton),
         kit=kits.prepare(x, encoder, cache),
     )
-    check_privacy(job)
+    job = protected(job)
     ground = Ground(job, skeleton, Rows(job), there, trials or Trials())
     job, found, chosen = settled(ground)
     found, missing = weighed(ground, job, found)
     memory, disk = ground.memory(job, found), sizes.disk(job, _private_bytes(job, found))
     if ground.trials.far != "nothing":
         _check(job, memory, disk)
-    notes = (*chosen, *missing, *data.notes, *skeleton.family.notes(skeleton.model, _targets(x)))
+    notes = (*chosen, *missing, *privacy_notes(job), *data.notes, *skeleton.family.notes(skeleton.model, _targets(x)))
     return job, _plan(job, skeleton, memory, disk, forecast(job, found), notes)
 
 

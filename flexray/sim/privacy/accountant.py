@@ -14,6 +14,8 @@ from flexray.errors import expected
 from flexray.sections_privacy import Dp
 
 NEEDS = "dp_accounting"
+LEAST = 0.05
+"""Noise multiplier that is looked for: with less of it ε is in the hundreds."""
 
 
 def check_there() -> None:
@@ -38,24 +40,45 @@ def replaces(dp: Dp) -> bool:
     return dp.where == "local" or dp.sampling == "fixed"
 
 
+def multiplier_for(dp: Dp, population: int, cohort: int, times: int) -> float:
+    """The least noise multiplier with which `times` rounds, or updates, cost at most `dp.epsilon`."""
+    import dp_accounting as dp_
+
+    def spent(z: float) -> Any:
+        return dp_.SelfComposedDpEvent(_event(dp, population, cohort, z), times)
+
+    assert dp.epsilon is not None
+    try:
+        with _quiet():
+            between = dp_.LowerEndpointAndGuess(LEAST, 1.0)
+            return float(dp_.calibrate_dp_mechanism(lambda: _accountant(dp), spent, dp.epsilon, dp.delta, between, tol=1e-4))
+    except dp_.NoBracketIntervalFoundError:
+        mend = "raise it, or lower rounds"
+        raise expected("privacy.dp.epsilon", "what some noise can keep", dp.epsilon, mend) from None
+
+
 @lru_cache(4096)
 def _counted(dp: Any, population: int, cohort: int, times: int) -> float:
+    with _quiet():
+        accountant = _accountant(dp)
+        accountant.compose(_event(dp, population, cohort, dp.noise_multiplier), times)
+        return float(accountant.get_epsilon(dp.delta))
+
+
+def _accountant(dp: Dp) -> Any:
     import dp_accounting as dp_
     from dp_accounting import pld, rdp
 
     relation = dp_.NeighboringRelation.REPLACE_ONE if replaces(dp) else dp_.NeighboringRelation.ADD_OR_REMOVE_ONE
-    with _quiet():
-        kind: Any = pld.PLDAccountant if dp.accountant == "pld" else rdp.RdpAccountant
-        accountant = kind(neighboring_relation=relation)
-        accountant.compose(_event(dp, population, cohort), times)
-        return float(accountant.get_epsilon(dp.delta))
+    kind: Any = pld.PLDAccountant if dp.accountant == "pld" else rdp.RdpAccountant
+    return kind(neighboring_relation=relation)
 
 
-def _event(dp: Dp, population: int, cohort: int) -> Any:
-    """One round, or one update. The library takes noise over what a neighbour can change."""
+def _event(dp: Dp, population: int, cohort: int, z: float) -> Any:
+    """One round, or one update, with noise of z clips. The library takes noise over what a neighbour can change."""
     import dp_accounting as dp_
 
-    event = dp_.GaussianDpEvent(dp.noise_multiplier / (2 if replaces(dp) else 1))
+    event = dp_.GaussianDpEvent(z / (2 if replaces(dp) else 1))
     if dp.where == "local" or cohort == population:
         return event
     if dp.sampling == "poisson":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import inf
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 
 from flexray.sim.job import Job
 from flexray.sim.privacy import clipping, rules
-from flexray.sim.privacy.accountant import epsilon, replaces
+from flexray.sim.privacy.accountant import epsilon, multiplier_for, replaces
 from flexray.sim.privacy.change import base, generator, split
 from flexray.sim.privacy.masks import Masks
 from flexray.state import ServerState, Update
@@ -54,15 +55,41 @@ def told(job: Job, round: int, before: ServerState) -> dict[str, float]:
 
 
 def spent(job: Job, round: int) -> float:
-    """ε after a round. Local: that of the client who sent most often, whom the sampling cannot hide from the server."""
-    dp, population, rounds = job.experiment.privacy.dp, len(job.clients), range(round + 1)
-    times = len(rounds)
-    if dp.where == "local":
-        sent_by = np.zeros(population, np.int64)
-        for r in rounds:
-            sent_by[list(job.taking_part(r))] += 1
-        times = int(sent_by.max())
-    return epsilon(dp, population, job.cohort, times)
+    """ε after a round."""
+    return epsilon(job.experiment.privacy.dp, len(job.clients), job.cohort, _times(job, round + 1))
+
+
+def protected(job: Job) -> Job:
+    """The job, checked, with the noise that `privacy.dp.epsilon` asks for, over all rounds, in that key's place."""
+    x, dp = job.experiment, job.experiment.privacy.dp
+    rules.check(job)
+    if dp.epsilon is None:
+        return job
+    z = multiplier_for(dp, len(job.clients), job.cohort, _times(job, x.rounds))
+    privacy = x.privacy.model_copy(update={"dp": dp.model_copy(update={"epsilon": None, "noise_multiplier": z})})
+    job = replace(job, spec=x.model_copy(update={"privacy": privacy}).spec())
+    rules.check(job)
+    return job
+
+
+def _times(job: Job, rounds: int) -> int:
+    """What adds up in so many rounds: all of them, or, where noise is each client's own, the updates of the client who sent most, whom
+    sampling cannot hide from the server."""
+    if job.experiment.privacy.dp.where != "local":
+        return rounds
+    updates = np.zeros(len(job.clients), np.int64)
+    for round in range(rounds):
+        updates[list(job.taking_part(round))] += 1
+    return int(updates.max())
+
+
+def notes(job: Job) -> tuple[str, ...]:
+    """What a plan says of it."""
+    x = job.experiment
+    if not rules.private(x):
+        return ()
+    e = spent(job, x.rounds - 1)
+    return (f"differential privacy ({x.privacy.dp.where}): after {x.rounds} rounds ε {e:.2f} at δ {x.privacy.dp.delta:g}",)
 
 
 def summary(job: Job, rounds: int) -> dict[str, Any]:

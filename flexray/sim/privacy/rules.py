@@ -58,6 +58,9 @@ def _masked(x: Experiment) -> bool:
 def _forms(job: Job) -> Iterator[str]:
     """Of what form updates must be."""
     x, name = job.experiment, job.algorithm.name
+    if not job.up.numbers:
+        key = "compress.kind" if x.compress.kind != "none" else "privacy"
+        yield f"{key}: expected none with {name}, whose clients send nothing; drop it"
     if any(job.algorithm.cut(job.up.payload, c) != job.up.payload for c in range(len(job.clients))):
         key = "compress.kind" if x.compress.kind != "none" else "privacy"
         yield f"{key}: expected none with {name} and clients of lower rank, whose updates differ in size; give all the same rank"

@@ -7,7 +7,7 @@ import pytest
 from dp_accounting import rdp
 
 from flexray.sections_privacy import Dp
-from flexray.sim.privacy.accountant import epsilon, replaces
+from flexray.sim.privacy.accountant import epsilon, multiplier_for, replaces
 
 ORDERS = rdp.rdp_privacy_accountant.DEFAULT_RDP_ORDERS
 
@@ -70,3 +70,18 @@ def test_rounds_add_up_slower_than_one_by_one():
     dp = Dp(where="central", noise_multiplier=4.0)
     assert epsilon(dp, 9, 9, 1) < epsilon(dp, 9, 9, 16) < 16 * epsilon(dp, 9, 9, 1)
     assert epsilon(dp, 9, 9, 16) == pytest.approx(of_gaussian(4 / sqrt(16), 1, 1e-5), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"where": "central"},
+        {"where": "central", "sampling": "fixed"},
+        {"where": "local"},
+        {"where": "central", "accountant": "pld"},
+    ],
+    ids=str,
+)
+def test_the_noise_for_an_epsilon_spends_it_and_no_more(more):
+    z = multiplier_for(Dp(**more, epsilon=3.0), 100, 20, 10)
+    assert 2.98 < epsilon(Dp(**more, noise_multiplier=z), 100, 20, 10) <= 3.0

@@ -3,7 +3,7 @@
 import pytest
 
 from flexray.errors import ConfigError
-from flexray.sim.planning.plan import prepare
+from flexray.sim.planning.plan import prepare, resolved
 from flexray.sim.privacy import accountant, rules
 
 CPU4 = {"CPU": 4.0}
@@ -18,11 +18,16 @@ DP = {"where": "central"}
         ({"name": "flame"}, {"privacy": {"dp": DP}}, "its clients send products with counts"),
         ({"name": "flame"}, {"compress": {"kind": "topk"}}, "compress.kind: expected fp16, bf16 or int8 with flame"),
         ({"name": "flex", "expert": "shared", "graft": {"select": "random"}}, {"privacy": {"dp": DP}}, "it sends whole numbers (expert/"),
-        ({"name": "hetlora", "ranks": (2, 4)}, {"compress": {"kind": "int8"}}, "compress.kind: expected none with hetlora and clients of lower rank"),
-        ({"name": "fedavg"}, {"privacy": {"dp": DP | {"sampling": "fixed", "accountant": "pld"}}, "cohort": 2}, "privacy.dp.accountant: expected rdp"),
-        ({"name": "fedavg"}, {"privacy": {"dp": DP | {"adaptive": {"quantile": 0.5}}}}, "expected more than noise_multiplier/2 = 0.5, got 0.15"),
-        ({"name": "fedavg"}, {"privacy": {"secure_aggregation": {"protocol": "secagg"}}, "cohort": 1}, "expected at least 2 clients in a round, got 1"),
-        ({"name": "fedavg"}, {"privacy": {"secure_aggregation": {"protocol": "secagg", "num_shares": 4}}}, "expected less than the 2 others of a cohort, got 4"),
+        ({"name": "hetlora", "ranks": (2, 4)}, {"compress": {"kind": "int8"}},
+         "compress.kind: expected none with hetlora and clients of lower rank"),
+        ({"name": "fedavg"}, {"privacy": {"dp": DP | {"sampling": "fixed", "accountant": "pld"}}, "cohort": 2},
+         "privacy.dp.accountant: expected rdp"),
+        ({"name": "fedavg"}, {"privacy": {"dp": DP | {"adaptive": {"quantile": 0.5}}}},
+         "expected more than noise_multiplier/2 = 0.5, got 0.15"),
+        ({"name": "fedavg"}, {"privacy": {"secure_aggregation": {"protocol": "secagg"}}, "cohort": 1},
+         "expected at least 2 clients in a round, got 1"),
+        ({"name": "fedavg"}, {"privacy": {"secure_aggregation": {"protocol": "secagg", "num_shares": 4}}},
+         "expected less than the 2 others of a cohort, got 4"),
         ({"name": "fedavg"}, {"privacy": {"secure_aggregation": {"protocol": "secagg", "dropout": 0.4, "reconstruction_threshold": 0.6}}},
          "expected to leave 2 of the 2 who hold a client's shares, got 0.4 of 3, which leaves 1"),
     ],
@@ -37,7 +42,7 @@ def test_refused_before_anything_starts(small, tmp_path, algorithm, more, words)
 def test_without_the_library_there_is_no_epsilon(small, tmp_path, monkeypatch):
     monkeypatch.setattr(accountant, "NEEDS", "no_such_package")
     with pytest.raises(
-        ConfigError, match=r"the package dp-accounting, which counts ε, got none; pip install 'flexray\[privacy\]'"
+        ConfigError, match=r"the package dp-accounting, which counts ε, got None; pip install 'flexray\[privacy\]'"
     ):
         prepare(small(privacy={"dp": DP}), CPU4, tmp_path)
     prepare(small(compress={"kind": "fp16"}), CPU4, tmp_path)
@@ -59,3 +64,12 @@ def test_everybody_flips_a_coin_of_its_own(bare_job):
     assert bare_job([1] * 5, privacy={"dp": {"where": "central"}}).taking_part(0) == (0, 1, 2, 3, 4)
     fixed = bare_job([1] * 100, cohort=20, privacy={"dp": {"where": "central", "sampling": "fixed"}})
     assert {len(fixed.taking_part(r)) for r in range(9)} == {20}
+
+
+def test_an_epsilon_is_written_down_as_the_noise_it_asks_for(small, tmp_path):
+    job, plan = prepare(small(privacy={"dp": DP | {"epsilon": 4.0}}), CPU4, tmp_path)
+    dp = resolved(job).privacy.dp
+    assert dp.epsilon is None and dp.noise_multiplier > 1
+    assert any("after 2 rounds ε 4.00 at δ 1e-05" in note for note in plan.notes)
+    again, _ = prepare(resolved(job), CPU4, tmp_path)
+    assert again.experiment.privacy.dp == dp
