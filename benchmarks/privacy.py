@@ -63,14 +63,16 @@ def write_rows(path: Path, clients: int, each: int) -> None:
                 file.write(json.dumps(row) + "\n")
 
 
-def experiment(data: Path, clients: int, rounds: int, rows: int, seed: int, privacy: Mapping[str, Any]) -> Experiment:
-    """FLEx on small clients; everybody takes part in every round."""
+def experiment(
+    data: Path, method: Mapping[str, Any], clients: int, rounds: int, rows: int, seed: int, privacy: Mapping[str, Any]
+) -> Experiment:
+    """Small clients; everybody takes part in every round."""
     dp = {**privacy["dp"], "clip": 0.5} if privacy else {}
     return Experiment(
         seed=seed,
         rounds=rounds,
         clients=clients,
-        algorithm={"name": "flex", "lora": {"rank": 2}, "graft": {"calibration_rows": 8}},
+        algorithm={"lora": {"rank": 2}, **method},
         data={
             "path": str(data), "partition": {"name": "column", "column": "client"}, "valid_fraction": 0.1, "test_fraction": 0.45,
             "max_train_rows": rows, "max_test_rows": rows, "max_valid_rows": 4,
@@ -159,6 +161,7 @@ def main(
     rounds: int = 6,
     rows: int = 16,
     seeds: int = 4,
+    method: Annotated[str, typer.Option(help="flex, or another one; without private parts both views are one.")] = "flex",
     only: Annotated[list[str] | None, typer.Option(help="Settings; all by default.")] = None,
 ) -> None:
     """Train with every setting, attack, and print a table."""
@@ -168,10 +171,10 @@ def main(
     head = ["privacy", "ε", "shared loss", "personal loss", *(f"{v}: {a} AUC / TPR" for v in VIEWS for a in ATTACKS)]
     lines = []
     for name in only or SETTINGS:
-        folders = [out / f"{name.replace(' ', '')}-{seed}" for seed in range(seeds)]
+        folders = [out / f"{method}-{name.replace(' ', '')}-{seed}" for seed in range(seeds)]
         for seed, folder in enumerate(folders):
             if not (folder / "summary.json").exists():
-                simulate(experiment(data, clients, rounds, rows, seed, SETTINGS[name]), folder)
+                simulate(experiment(data, {"name": method}, clients, rounds, rows, seed, SETTINGS[name]), folder)
         lines.append(_line(name, folders))
         print(table(head, lines[-1:]), flush=True)
     print(table(head, lines))
