@@ -25,12 +25,13 @@ KEYS, SHARES, ONE, NAME = 64, 100, 32, 4
 
 @dataclass(frozen=True)
 class Masks:
-    """One round's, among the clients of its cohort."""
+    """One round's, among the clients of its cohort. gone: of these who never sent anything, for whatever other reason."""
 
     told: SecureAggregation
     seed: int
     round: int
     cohort: tuple[int, ...]
+    gone: frozenset[int] = frozenset()
 
     def masked(self, values: np.ndarray, client: int) -> np.ndarray:
         """What a client sends of its weighted values [P]: uint64 [P], uniform for whoever lacks one of the seeds."""
@@ -66,7 +67,7 @@ class Masks:
     def lost(self) -> frozenset[int]:
         """Who drops out after the keys were agreed."""
         rng = generator(self.seed, self.round, LOST)
-        return frozenset(rng.permutation(self.cohort)[: int(self.told.dropout * len(self.cohort) + 1e-9)].tolist())
+        return self.gone.union(rng.permutation(self.cohort)[: int(self.told.dropout * len(self.cohort) + 1e-9)].tolist())
 
     @property
     def there(self) -> tuple[int, ...]:

@@ -118,10 +118,11 @@ def _total(job: Job, gathered: np.ndarray | None, clients: Sequence[int], round:
         return np.zeros(job.up.numbers + rules.follows(x), np.float32)
     if x.privacy.secure_aggregation.protocol == "none":
         return gathered
-    masks = Masks(x.privacy.secure_aggregation, x.seed, round, tuple(sorted(clients)))
+    cohort = job.taking_part(round)
+    masks = Masks(x.privacy.secure_aggregation, x.seed, round, cohort, frozenset(cohort) - {*clients})
     total = masks.opened(gathered)
     if not rules.private(x):
-        rows = {c: len(job.trainees[c].train) for c in clients}
+        rows = {c: len(job.trainees[c].train) for c in cohort}
         total *= sum(rows.values()) / sum(rows[c] for c in masks.there)
     return total.astype(np.float32)
 

@@ -85,6 +85,16 @@ def test_neighbours_are_those_on_the_ring():
     assert set(masks().neighbours(2)) == {0, 1, 3, 4, 5}
 
 
+def test_who_never_sent_anything_is_taken_for_lost():
+    x, before = values(6), masks(dropout=0.17)
+    after = Masks(before.told, 7, 3, before.cohort, frozenset({min(before.there)}))
+    assert len(after.lost) == 2 and before.lost < after.lost
+    total = np.zeros(50, np.uint64)
+    for client in after.there:
+        total += before.masked(x[client], client)
+    assert after.opened(total) == pytest.approx(x[list(after.there)].sum(0), abs=1e-11)
+
+
 def test_too_few_who_hold_shares_end_the_round():
     m = masks(range(4), dropout=0.5, reconstruction_threshold=0.9)
     with pytest.raises(RunError, match=r"round 3: of the 3 who hold shares of client 0's keys 2 are left, and 3 are needed"):
