@@ -34,7 +34,8 @@ def epsilon(dp: Dp, population: int, cohort: int, times: int) -> float:
     """
     if times == 0 or not dp.noise_multiplier:
         return inf if times else 0.0
-    return _counted(dp, population, cohort, times)
+    plain: Any = dp  # hashable, as it is frozen
+    return _counted(plain, population, cohort, times)
 
 
 def replaces(dp: Dp) -> bool:
@@ -45,11 +46,17 @@ def replaces(dp: Dp) -> bool:
 def multiplier_for(dp: Dp, population: int, cohort: int, times: int) -> float:
     """The least noise multiplier with which `times` rounds, or updates, cost at most `dp.epsilon`."""
     import dp_accounting as dp_
+    from dp_accounting.mechanism_calibration import NoBracketIntervalFoundError
 
     def spent(z: float) -> Any:
         return dp_.SelfComposedDpEvent(_event(dp, population, cohort, z), times)
 
     assert dp.epsilon is not None
+    if (
+        dp.accountant == "rdp"
+        and epsilon(dp.model_copy(update={"noise_multiplier": LEAST}), population, cohort, times) <= dp.epsilon
+    ):
+        return LEAST
     try:
         with _quiet():
             between = dp_.LowerEndpointAndGuess(LEAST, 1.0)
@@ -59,9 +66,9 @@ def multiplier_for(dp: Dp, population: int, cohort: int, times: int) -> float:
                 most = multiplier_for(dp.model_copy(update={"accountant": "rdp"}), population, cohort, times)
                 between = dp_.ExplicitBracketInterval(max(LEAST, TIGHTER * most), most)
             return float(dp_.calibrate_dp_mechanism(lambda: _accountant(dp), spent, dp.epsilon, dp.delta, between, tol=1e-3))
-    except dp_.NoBracketIntervalFoundError:
-        mend = "raise it, or lower rounds"
-        raise expected("privacy.dp.epsilon", "what some noise can keep", dp.epsilon, mend) from None
+    except (NoBracketIntervalFoundError, ValueError):  # the latter where a bracket holds no solution
+        mend = "raise it, lower rounds, or set privacy.dp.accountant to rdp"
+        raise expected("privacy.dp.epsilon", "what the accountant can tell of some noise", dp.epsilon, mend) from None
 
 
 @lru_cache(4096)

@@ -6,6 +6,7 @@ import dp_accounting
 import pytest
 from dp_accounting import rdp
 
+from flexray.errors import ConfigError
 from flexray.sections_privacy import Dp
 from flexray.sim.privacy.accountant import epsilon, multiplier_for, replaces
 
@@ -73,15 +74,17 @@ def test_rounds_add_up_slower_than_one_by_one():
 
 
 @pytest.mark.parametrize(
-    "more",
-    [
-        {"where": "central"},
-        {"where": "central", "sampling": "fixed"},
-        {"where": "local"},
-        {"where": "central", "accountant": "pld"},
-    ],
-    ids=str,
+    ("cohort", "more"),
+    [(20, {}), (100, {"sampling": "fixed"}), (20, {"where": "local"}), (100, {"accountant": "pld"})],
+    ids=["poisson", "fixed", "local", "pld"],
 )
-def test_the_noise_for_an_epsilon_spends_it_and_no_more(more):
-    z = multiplier_for(Dp(**more, epsilon=3.0), 100, 20, 10)
-    assert 2.98 < epsilon(Dp(**more, noise_multiplier=z), 100, 20, 10) <= 3.0
+def test_the_noise_for_an_epsilon_spends_it_and_no_more(cohort, more):
+    told = {"where": "central"} | more
+    z = multiplier_for(Dp(**told, epsilon=3.0), 100, cohort, 10)
+    assert 2.98 < epsilon(Dp(**told, noise_multiplier=z), 100, cohort, 10) <= 3.0
+
+
+def test_an_epsilon_beyond_all_noise_asks_for_the_least_and_one_below_it_is_refused():
+    assert multiplier_for(Dp(where="central", epsilon=1e6), 10, 10, 2) == 0.05
+    with pytest.raises(ConfigError, match=r"privacy.dp.epsilon: expected .*, got 0.0001; raise it"):
+        multiplier_for(Dp(where="central", epsilon=1e-4, accountant="pld"), 10, 10, 2)
