@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from math import isfinite
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -111,8 +112,8 @@ class Tracking:
 
 
 def of_round(r: RoundReport) -> dict[str, float]:
-    """A round's numbers by name."""
-    return {
+    """A round's numbers by name: those that are any (nobody may have taken part, and ε be without bound)."""
+    every = {
         "train/loss": r.loss,
         "train/tokens_per_second": r.tokens / r.seconds if r.seconds else 0.0,
         "bytes/up": float(r.clients.bytes_up),
@@ -120,7 +121,9 @@ def of_round(r: RoundReport) -> dict[str, float]:
         "seconds/training": r.seconds_training,
         "seconds/communication": r.seconds_communication,
         "seconds/waiting": r.seconds_waiting,
+        **{f"privacy/{name}": value for name, value in r.privacy.items()},
     }
+    return {name: value for name, value in every.items() if isfinite(value)}
 
 
 def of_scores(what: Evaluated) -> dict[str, float]:

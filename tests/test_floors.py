@@ -17,8 +17,9 @@ FLOORS = (
     ("errors",),
     ("state", "parts", "folder", "raw", "statistics"),
     ("algorithm", "metric", "tracker", "schema", "sections", "server"),
-    ("strength",),
+    ("strength", "sections_privacy"),
     ("algorithms", "models", "data", "metrics", "trackers", "findings"),
+    ("protection",),
     ("combinations",),
     ("config",),
     ("sim", "recipe", "reference"),
@@ -44,11 +45,12 @@ ROOMS = {
     "huggingface_hub": ("models/", "data/"),
     "datasets": ("data/",),
     "pyarrow": ("data/", "sim/run_folder.py", "sim/tables.py", "sim/place.py", "sim/columns.py", "sweeping/results.py"),
-    "pydantic": ("config.py", "sections.py", "recipe.py", "comparison/spec.py", "sweeping/spec.py"),
+    "pydantic": ("config.py", "sections.py", "sections_privacy.py", "recipe.py", "comparison/spec.py", "sweeping/spec.py"),
     "typer": ("cli.py", "commands/", "answering.py"),
     "matplotlib": ("report/",),
     "jinja2": ("report/page.py",),
     "tensorboardX": ("trackers/tensorboard.py",),
+    "dp_accounting": ("sim/privacy/accountant.py",),
 }
 """Library to the only places that may import it."""
 

@@ -1,6 +1,7 @@
 """FedALT: a client's own adapter beside the frozen mean of the others', mixed per token (Bian et al. 2025, arXiv 2503.11880)."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from flexray.algorithm import Algorithm, ClientState, LocalTrainer, Lora, Mixer, Part, State, Update
 from flexray.state import renamed, select
@@ -23,6 +24,14 @@ class FedAlt(Algorithm):
             Part("own", "lora", "private", self.lora),
             Part("rest", "lora", "shared", self.lora),
             Part("mixer", "mixer", "private", Mixer(("own", "rest"))),
+        )
+
+    def check(self, experiment: Any) -> tuple[str, ...]:
+        if experiment.privacy.dp.where == "none" and experiment.compress.kind == "none":
+            return ()
+        return (
+            "name: expected another method with privacy.dp or compress, got 'fedalt'; a client takes its own share out of the mean, which "
+            "it can only while its update is in it as it was: use fed_dpa, which has a local adapter too",
         )
 
     def start(self, trainer: LocalTrainer, sent: Update) -> ClientState:

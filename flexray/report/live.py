@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from flexray.report.plan import show as show_plan
-from flexray.report.units import count, duration
+from flexray.report.units import count, duration, spent
 from flexray.sim.events import Checkpointed, Evaluated, Event, Finished, RoundDone, Started
 from flexray.sim.events import Progress as Arrived
 from flexray.sim.planning.plan import Plan
@@ -86,7 +86,7 @@ class Watcher:
     def _done(self, r: RoundReport) -> None:
         number = f"round {r.round + 1:>{len(str(self.of))}}/{self.of}"
         speed = f"{count(r.tokens / r.seconds)} tokens/s"
-        self._say(f"{number}   train loss {r.loss:.3f}   {speed:>16}   {duration(r.seconds):>7}")
+        self._say(f"{number}   train loss {r.loss:.3f}   {speed:>16}   {duration(r.seconds):>7}{spent(r.privacy)}")
         self.bars.update(self.rounds, completed=r.round + 1)
         self._next(r.round + 1)
 

@@ -51,11 +51,20 @@ def summary(s: Scores, console: Console) -> RenderableType:
     spent = {part: s["seconds"][part] for part in ("training", "communication", "waiting", "evaluation")}
     facts = Table.grid(padding=(0, 2))
     facts.add_row("bytes", f"{size(s['bytes']['up'])} up · {size(s['bytes']['down'])} down")
+    if "dp" in s.get("privacy", {}):
+        facts.add_row("privacy", protected(s["privacy"]["dp"]))
     facts.add_row("inside", inside(s))
     facts.add_row("time", " · ".join(f"{part} {duration(seconds)}" for part, seconds in spent.items()))
     speed = f"{count(s['tokens_per_second'])} tokens/s · {many(s['actors'], 'actor')} × {many(s['seats'], 'seat')}"
     facts.add_row("speed", f"{speed} · {duration(sum(spent.values()))} in all")
     return Group(*tables(s, console.width), Text(legend(s), style="dim"), "", facts)
+
+
+def protected(dp: Scores) -> str:
+    """What differential privacy promises, in one line."""
+    e = "∞" if dp["epsilon"] is None else f"{dp['epsilon']:.2f}"
+    whom = "whoever sees the model" if dp["where"] == "central" else "the server too"
+    return f"ε {e} at δ {dp['delta']:g} against {whom} ({dp['neighbours']}; {dp['accountant'].upper()})"
 
 
 def inside(s: Scores) -> str:

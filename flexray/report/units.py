@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 SCALES = (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3))
 
@@ -39,3 +39,8 @@ def span(values: Sequence[int]) -> str:
     """`12–40`, or one number where all are equal."""
     low, high = min(values), max(values)
     return f"{low:,}" if low == high else f"{low:,}–{high:,}"
+
+
+def spent(privacy: Mapping[str, float]) -> str:
+    """`   ε 2.31`, or nothing where that is not counted."""
+    return f"   ε {privacy['epsilon']:.2f}" if "epsilon" in privacy else ""

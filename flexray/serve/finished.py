@@ -24,6 +24,7 @@ from flexray.sim.local.trainer import SeatTrainer
 from flexray.sim.planning.layout import available
 from flexray.sim.planning.plan import prepare
 from flexray.sim.planning.settle import Trials
+from flexray.sim.privacy.guard import methods_own
 from flexray.sim.private.sealed import Seal, seal_of
 from flexray.sim.private.store import PrivateStore
 from flexray.sim.sent import Sent
@@ -92,6 +93,7 @@ class Finished:
                 who, where = self.job.trainees[client].name, files.folder(client)
                 raise expected("storage.private", f"the private state of {who}", f"none in {where}", "put the folder back")
             return fresh
+        found = methods_own(found)
         return ClientState(
             *({n: t[None].to(self.backbone.device) for n, t in s.items()} for s in (found.weights, found.memory))
         )

@@ -12,7 +12,8 @@ from flexray.sim.vectors import Vectors
 class Fold:
     """Adds `leaves` vectors [P] up along a binary tree: each sum is that of its two halves, the first not the smaller.
 
-    Whoever has both halves may add them up, wherever they are; what comes is written into.
+    Whoever has both halves may add them up, wherever they are; what comes is written into. Of whole numbers without a sign (masked
+    ones) sums are modulo 2⁶⁴.
     """
 
     def __init__(self, leaves: int, vectors: Vectors):
@@ -58,7 +59,7 @@ class Fold:
     def _joined(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """Their sum, in place where that may be: what comes from the object store is everybody's."""
         into = next((v for v in (x, y) if v.flags.writeable), None)
-        return np.add(x, y, out=self.vectors.take(len(x)) if into is None else into)
+        return np.add(x, y, out=self.vectors.take(len(x), x.dtype) if into is None else into)
 
 
 class Gathering:

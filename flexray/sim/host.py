@@ -26,6 +26,7 @@ from flexray.sim.local.examine import examine
 from flexray.sim.local.newcomers import start_of
 from flexray.sim.local.trainer import SeatTrainer
 from flexray.sim.planning.gauge import give_back
+from flexray.sim.privacy.guard import Guard, remembering
 from flexray.sim.private import keeper, owned
 from flexray.sim.private.keeper import Keeper
 from flexray.sim.private.owned import Owned
@@ -35,8 +36,8 @@ from flexray.sim.schedule import Group
 from flexray.sim.sent import Sent
 from flexray.sim.tally import Tally
 from flexray.sim.vectors import Vectors
-from flexray.sim.wire import LeakError, add_weighted
-from flexray.state import State, Update, seat
+from flexray.sim.wire import LeakError
+from flexray.state import ClientState, State, Update, seat
 
 Known = Mapping[int, int]
 """Client to the round after which its private state was last written; who is not there owns nothing yet."""
@@ -67,7 +68,8 @@ class ClientHost:
         self.store = Keeper(files, keeper.room(job.layout.actors), job.turnover, behind)
         self.algorithm = job.algorithm
         self.sent = Sent(job.down, self.algorithm, self.backbone.device)
-        self.tally = Tally(job)
+        self.guard = Guard(job)
+        self.tally = Tally(job, self.guard.cost if self.guard.on else None)
         self.seats: Seats | None = None
         self.folds: dict[int, Fold] = {}
         self.vectors = Vectors()
@@ -109,7 +111,7 @@ class ClientHost:
         fold, each = self._fold(round, cluster, of), []
         bounds = accumulate((count for _, count in leaves or [(0, len(groups))]), initial=0)
         for (number, _), (a, b) in zip(leaves or [(0, 0)], pairwise(bounds), strict=True):
-            total = None if self.algorithm.each else self.vectors.take(self.job.up.numbers)
+            total = None if self.algorithm.each else self.vectors.take(self.guard.numbers, self.guard.kind)
             for i in range(a, b):
                 self.store.ahead(_after(groups, i, known, ahead))
                 with _blame(self.job, round, groups[i]):
@@ -118,7 +120,7 @@ class ClientHost:
                     if total is None:
                         each += [self._crossing(vector, number) for vector, number in zip(vectors, groups[i], strict=True)]
                     else:
-                        add_weighted(total, vectors, trainer.share.tolist(), first=i == a)
+                        self.guard.add(total, vectors, groups[i], trainer.share.tolist(), round, first=i == a)
                     tally.add(groups[i], trainer, rests)
             if total is not None:
                 fold.add(total, number, number + 1)
@@ -155,7 +157,7 @@ class ClientHost:
             trainer = self._trainer(group, round, self.job.rows)
             down = self.sent.widened(sent, group)
             mine = self._owned(group, round, trainer, down, known)
-            found = examine(self.scorer, trainer, down, mine.state, views)
+            found = examine(self.scorer, trainer, down, self.guard.parted(mine.state)[0], views)
             self.sent.check()
             owned.release(self.store, mine)
             return found
@@ -180,16 +182,21 @@ class ClientHost:
         written."""
         down = self.sent.widened(sent, group)
         mine = self._owned(group, round, trainer, down, known)
-        up, after = self.algorithm.client(trainer, down, mine.state)
+        own, rest = self.guard.parted(mine.state)
+        up, after = self.algorithm.client(trainer, down, own)
         self.sent.check()
         _check_finite(trainer.effort.loss)
         if len(self._packed) < len(group):
             self._packed = torch.from_numpy(np.empty((len(group), self.job.up.numbers), np.float32))
         vectors = self.job.up.pack(up, len(group), self._packed[: len(group)])
-        return vectors, owned.keep(self.store, mine, round, after, self.sent.place)
+        vectors, rest = self.guard.leave(vectors, sent, group, round, rest)
+        return vectors, owned.keep(self.store, mine, round, remembering(after, rest), self.sent.place)
 
     def _owned(self, group: Group, round: int, trainer: SeatTrainer, down: Update, known: Known | None) -> Owned:
-        start, lent = lambda: self.algorithm.start(trainer, down), self.sent.place
+        def start() -> ClientState:
+            return self.guard.start(self.algorithm.start(trainer, down), len(group))
+
+        lent = self.sent.place
         return owned.take(self.store, group, round, known, start, self.backbone.device, lent)
 
     def _fold(self, round: int, cluster: int, of: int) -> Fold:

@@ -19,7 +19,7 @@ from flexray.data.clients import Client
 from flexray.data.corpus import Corpus
 from flexray.metric import Metric
 from flexray.models.seats import is_trained
-from flexray.sim.schedule import cohort
+from flexray.sim.schedule import cohort, flipped
 from flexray.sim.wire import Wire
 from flexray.state import part_of
 
@@ -130,8 +130,10 @@ class Job:
 
     def taking_part(self, round: int) -> tuple[int, ...]:
         """The numbers of those who train in a round."""
-        x = self.experiment
-        return (len(self.clients),) if x.algorithm.pooled else cohort(x.seed, round, len(self.clients), x.cohort)
+        x, everybody = self.experiment, len(self.clients)
+        if x.privacy.dp.where != "none" and x.privacy.dp.sampling == "poisson" and self.cohort < everybody:
+            return flipped(x.seed, round, everybody, self.cohort / everybody)
+        return (everybody,) if x.algorithm.pooled else cohort(x.seed, round, everybody, x.cohort)
 
     def numbers(self, where: str) -> int:
         """How many trained numbers one client has in the parts that are `shared` or `private`."""

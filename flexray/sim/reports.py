@@ -55,13 +55,15 @@ class Reports(Sequence[ClientReport]):
     @classmethod
     def of(cls, reports: Sequence[ClientReport]) -> Reports:
         """From single ones."""
-        columns = {name: np.array([getattr(r, name) for r in reports]) for name in COLUMNS}
+        columns = {name: np.array([getattr(r, name) for r in reports], None if reports else np.int64) for name in COLUMNS}
         cost, costs = numbered([(r.up, r.down) for r in reports])
         return cls(**columns, cost=cost, costs=costs)
 
     @classmethod
     def joined(cls, parts: Sequence[Reports]) -> Reports:
-        """All of several, in client order."""
+        """All of several, in client order; of none, none."""
+        if not parts:
+            return cls.of([])
         order = np.argsort(np.concatenate([p.client for p in parts]), kind="stable")
         columns = {name: np.concatenate([getattr(p, name) for p in parts])[order] for name in COLUMNS}
         numbers, costs = numbered([cost for p in parts for cost in p.costs])

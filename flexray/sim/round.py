@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from math import nan
 from time import perf_counter
 from typing import Any
 
@@ -14,6 +15,7 @@ from flexray.sim import work
 from flexray.sim.fold import Fold, Gathering
 from flexray.sim.job import Job
 from flexray.sim.pool import Pool, Scored, Trained
+from flexray.sim.privacy import opening, rules
 from flexray.sim.reports import Reports, ScoreReport, SliceReport, Sum
 from flexray.sim.vectors import Vectors
 from flexray.sim.work import Scoring, Server
@@ -23,7 +25,8 @@ from flexray.state import ServerState
 @dataclass(frozen=True)
 class RoundReport:
     """A finished round. Seconds: the whole (without what actors spent on scoring meanwhile), the mean an actor trained, the driver's
-    handling of updates and waiting for private state, and idle time; trained: the parts that local steps changed."""
+    handling of updates and waiting for private state, and idle time; trained: the parts that local steps changed; privacy: ε after
+    it, if that is counted, and the clip in it."""
 
     round: int
     clients: Reports
@@ -31,6 +34,7 @@ class RoundReport:
     seconds_training: float
     seconds_communication: float
     trained: frozenset[str] = frozenset()
+    privacy: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def seconds_waiting(self) -> float:
@@ -39,8 +43,8 @@ class RoundReport:
 
     @property
     def loss(self) -> float:
-        """Training loss, weighted by the clients' rows."""
-        return float((self.clients.loss * self.clients.rows).sum() / self.clients.rows.sum())
+        """Training loss, weighted by the clients' rows; not a number if nobody took part."""
+        return float((self.clients.loss * self.clients.rows).sum() / self.clients.rows.sum()) if len(self.clients) else nan
 
     @property
     def tokens(self) -> int:
@@ -99,14 +103,12 @@ def play(
             yield done
         del done
     before = perf_counter()
-    states = [
-        _served(job, s, _mine(folds[i].result, vectors), who[i], server, i) if who[i] else s for i, s in server.numbered()
-    ]
+    states = _states(job, server, folds, who, round, vectors)
     clock.handling += perf_counter() - before
     pool.settle()
     trained = frozenset(part for r in reports for part in r.trained)
     report = clock.report(round, Reports.joined([r.clients for r in reports]), perf_counter() - started, pool.actors, trained)
-    yield Server(tuple(states), server.clusters), report
+    yield Server(states, server.clusters), replace(report, privacy=opening.told(job, round, server.states[0]))
 
 
 def _collect(folds: Sequence[Fold | Gathering], done: Trained | Scored | Sum) -> None:
@@ -117,6 +119,17 @@ def _collect(folds: Sequence[Fold | Gathering], done: Trained | Scored | Sum) ->
         fold.add(done.vector, done.first, done.end)
     elif isinstance(done, Trained) and isinstance(fold := folds[done.task.cluster], Gathering):
         fold.add(done.vectors, [c for group in done.task.groups for c in group])
+
+
+def _states(
+    job: Job, server: Server, folds: Sequence[Fold | Gathering], who: Sequence[Sequence[int]], round: int, vectors: Vectors
+) -> tuple[ServerState, ...]:
+    """What the server makes of all updates, cluster by cluster."""
+    if rules.closes(job.experiment):
+        return (opening.served(job, server.states[0], folds[0].result if who[0] else None, who[0], round),)  # pyright: ignore[reportArgumentType]
+    return tuple(
+        _served(job, s, _mine(folds[i].result, vectors), who[i], server, i) if who[i] else s for i, s in server.numbered()
+    )
 
 
 def _served(job: Job, state: ServerState, gathered: Any, clients: Sequence[int], server: Server, cluster: int) -> ServerState:

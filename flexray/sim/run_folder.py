@@ -68,7 +68,7 @@ class RunFolder:
             "seconds_training": report.seconds_training,
             "seconds_communication": report.seconds_communication,
             "seconds_waiting": report.seconds_waiting,
-        }
+        } | dict(report.privacy)
         self._write_part("rounds", report.round, pa.Table.from_pylist([row]))
         self._save_bytes(report.round, report.clients)
         self._whole("server.safetensors", lambda file: server_file.write(file, server, report.round))
@@ -183,7 +183,7 @@ class RunFolder:
             [(way, role, n) for way, roles in zip(("up", "down"), cost, strict=True) for role, n in roles.items()]
             for cost in reports.costs
         ]
-        flat, sizes = [entry for own in told for entry in own], np.array([len(own) for own in told])
+        flat, sizes = [entry for own in told for entry in own], np.array([len(own) for own in told], np.int64)
         each, starts = sizes[reports.cost], np.cumsum(sizes) - sizes
         at = np.repeat(starts[reports.cost] - np.cumsum(each) + each, each) + np.arange(each.sum())
         (self.path / "bytes").mkdir(exist_ok=True)

@@ -25,6 +25,12 @@ def cohort(seed: int, round: int, population: int, size: int | float | None) -> 
     return tuple(sorted(int(i) for i in rng.choice(population, n, replace=False)))
 
 
+def flipped(seed: int, round: int, population: int, share: float) -> tuple[int, ...]:
+    """The clients of a round where each flips a coin of its own that says yes with probability `share`; it may be nobody."""
+    rng = np.random.default_rng(np.random.SeedSequence([seed, round, 0xF11B]))
+    return tuple(np.flatnonzero(rng.random(population) < share).tolist())
+
+
 def cohort_size(population: int, size: int | float | None) -> int:
     """How many take part in a round."""
     if size is None:

@@ -26,7 +26,9 @@ class Sent:
         """Where the shared copy is: what is kept must not be a view of it."""
 
     def widened(self, vector: np.ndarray, group: Sequence[int]) -> Update:
-        """What crosses to each of these clients, [K, …], on the device. It must not be written to; see `check`."""
+        """What crosses to each of these clients, [K, …], on the device. It must not be written to; see `check`. Behind the tensors the
+        vector may have what is no method's business."""
+        vector = vector[: self.wire.numbers]
         masks = [self.wire.crossing(self.algorithm.cut(self.wire.payload, number)) for number in group]
         if any(mask is not None for mask in masks):
             own = self.wire.unpack(np.stack([vector if mask is None else np.where(mask, vector, 0) for mask in masks]))

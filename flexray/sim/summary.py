@@ -10,6 +10,7 @@ from typing import Any
 
 from flexray.metric import Number
 from flexray.sim.job import Job
+from flexray.sim.privacy import costs, opening
 from flexray.sim.run_folder import RunFolder
 
 VIEWS = ("base", "shared", "personal")
@@ -47,6 +48,7 @@ def summarise(job: Job, folder: RunFolder, actors: int) -> dict[str, Any]:
         "tokens_per_second": tokens / training,
         "actors": actors,
         "seats": job.layout.seats,
+        **({"privacy": told} if (told := opening.summary(job, len(rounds))) else {}),
     }
 
 
@@ -86,7 +88,7 @@ def _bytes(job: Job, folder: RunFolder) -> dict[str, Any]:
     crossed = folder.crossed()
     by_role = {way: {role: n for (w, role), n in sorted(crossed.items()) if w == way} for way in ("up", "down")}
     ways: dict[str, Any] = {way: sum(roles.values()) for way, roles in by_role.items()}
-    return {**ways, "by_role": by_role, "one_update": {"up": job.up.bytes(), "down": job.down.bytes(), **job.costs.instead}}
+    return {**ways, "by_role": by_role, "one_update": {**costs.one_update(job), **job.costs.instead}}
 
 
 def _inside(folder: RunFolder) -> dict[str, float]:

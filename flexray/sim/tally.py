@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,10 +16,10 @@ if TYPE_CHECKING:
 
 
 class Tally:
-    """Started anew for every slice."""
+    """Started anew for every slice. crossing: what really crosses to and from a client in a round, from what bare payloads cost."""
 
-    def __init__(self, job: Job):
-        self.job, self.algorithm = job, job.algorithm
+    def __init__(self, job: Job, crossing: Callable[[int, int, Cost], Cost] | None = None):
+        self.job, self.algorithm, self.crossing = job, job.algorithm, crossing
         self._whole: Cost = (job.up.bytes_by_part(), job.down.bytes_by_part())
         self.start()
 
@@ -40,7 +41,10 @@ class Tally:
         self._losses.append(effort.loss)
         self._steps.append(effort.steps)
         self._tokens.append(effort.tokens)
-        self._costs += map(self._cost, group)
+        costs, crossing = map(self._cost, group), self.crossing
+        self._costs += (
+            costs if crossing is None else [crossing(c, trainer.round, cost) for c, cost in zip(group, costs, strict=True)]
+        )
         self._rests |= rests
         self._parts |= effort.parts
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import deque
+from typing import Any
 
 import numpy as np
 
@@ -17,12 +18,12 @@ class Vectors:
     def __init__(self):
         self._made: deque[np.ndarray] = deque(maxlen=MOST)
 
-    def take(self, numbers: int) -> np.ndarray:
-        """So many numbers, float32, whatever they are."""
+    def take(self, numbers: int, kind: Any = np.float32) -> np.ndarray:
+        """So many numbers, whatever they are."""
         for i, references in enumerate(_references(self._made)):
-            if references == NOBODYS and len(self._made[i]) == numbers:
+            if references == NOBODYS and len(self._made[i]) == numbers and self._made[i].dtype == kind:
                 return self._made[i]
-        self._made.append(np.empty(numbers, np.float32))
+        self._made.append(np.empty(numbers, kind))
         return self._made[-1]
 
     def forget(self) -> None:

@@ -27,7 +27,7 @@ class LeakError(AssertionError):
     """A method tried to send something that is not on the list of what travels."""
 
 
-class _Place(NamedTuple):
+class Place(NamedTuple):
     """Where a tensor is in the vector; trained: a number, not an index."""
 
     name: str
@@ -63,7 +63,7 @@ class Wire:
         _check("aux", update.aux, self.payload.aux)
         # Numpy asks for huge pages where there are some, and has them several times as fast.
         into: Tensor = torch.from_numpy(np.empty((seats, self.numbers), np.float32)) if out is None else out
-        every = [(update.aux if p.aux else update.weights)[p.name].reshape(seats, -1) for p in self._places]
+        every = [(update.aux if p.aux else update.weights)[p.name].reshape(seats, -1) for p in self.places]
         with torch.no_grad():
             if every and every[0].device.type == "cpu":
                 torch.cat(every, 1, out=into)
@@ -85,7 +85,7 @@ class Wire:
     def views(self, flat: Tensor) -> Update:
         """The tensors in a vector [..., P]. Which expert a shared graft was cut from is an integer again, and no view."""
         states, lead = (State(), State()), flat.shape[:-1]
-        for name, aux, start, stop, shape, trained in self._places:
+        for name, aux, start, stop, shape, trained in self.places:
             values = flat[..., start:stop].view((*lead, *shape))
             states[aux][name] = values if trained else values.round().long()
         return Update(*states)
@@ -106,8 +106,8 @@ class Wire:
         every = {**update.weights, **update.aux}
         if every.keys() != self._all.keys() or not every:
             return None
-        memory = every[self._places[0].name].untyped_storage()
-        for p in self._places:
+        memory = every[self.places[0].name].untyped_storage()
+        for p in self.places:
             t = every[p.name]
             there = t.untyped_storage().data_ptr() == memory.data_ptr() and t.storage_offset() == p.start and t.is_contiguous()
             if not (there and t.shape == p.shape and t.dtype == torch.float32 and t.device.type == "cpu"):
@@ -116,7 +116,7 @@ class Wire:
 
     def _mask(self, small: Shapes) -> np.ndarray:
         mask = np.zeros(self.numbers, bool)
-        for place in self._places:
+        for place in self.places:
             mask[place.start : place.stop].reshape(place.shape)[tuple(slice(0, n) for n in small[place.name])] = True
         return mask
 
@@ -126,10 +126,11 @@ class Wire:
         return {**self.payload.weights, **self.payload.aux}
 
     @cached_property
-    def _places(self) -> tuple[_Place, ...]:
+    def places(self) -> tuple[Place, ...]:
+        """Where each tensor is, in their order."""
         ends = np.cumsum([0, *map(prod, self._all.values())]).tolist()
         return tuple(
-            _Place(name, name in self.payload.aux, start, stop, tuple(shape), is_trained(name))
+            Place(name, name in self.payload.aux, start, stop, tuple(shape), is_trained(name))
             for (name, shape), start, stop in zip(self._all.items(), ends, ends[1:], strict=False)
         )
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from flexray.sim import schedule
 from flexray.sim.job import Job
+from flexray.sim.privacy import opening
 from flexray.sim.schedule import Group
 from flexray.sim.wire import Wire
 from flexray.state import ServerState
@@ -113,8 +114,9 @@ class Work:
         return len(self.server.states)
 
     def sent(self, cluster: int) -> np.ndarray:
-        """What goes to the clients of a cluster, [P], made anew."""
-        return self.wire.pack_one(self.server.states[cluster].sent)
+        """What goes to the clients of a cluster, [P], made anew; see `opening.sent`."""
+        state = self.server.states[cluster]
+        return opening.sent(self.wire.pack_one(state.sent), state)
 
     def owning(self, groups: Sequence[Group]) -> dict[int, int]:
         """Of `known` what concerns these clients."""

@@ -1,6 +1,7 @@
 """What is said while a run goes on, from hand-made events."""
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -98,3 +99,9 @@ def test_a_run_that_breaks_leaves_the_terminal_as_it_was(plan, terminal):
         watch(plan())
         raise KeyboardInterrupt
     assert text.getvalue().count("\x1b[?25l") == text.getvalue().count("\x1b[?25h")
+
+
+def test_a_private_round_tells_what_was_spent(plan):
+    done = RoundDone(replace(report(0), privacy={"epsilon": 2.306, "clip": 1.0}))
+    said = shown([plan, Started(0, 1.0), done], terminal=False)
+    assert any(line.endswith("ε 2.31") for line in said.splitlines() if "round" in line)

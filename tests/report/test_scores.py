@@ -140,3 +140,17 @@ def test_a_long_name_does_not_break_the_table():
     lines = printed(s, 80)
     assert max(map(len, lines)) <= 80
     assert any("information_extraction" in line and "…" in line for line in lines)
+
+
+def test_what_differential_privacy_promises_is_one_line():
+    dp = {
+        "where": "central",
+        "epsilon": 2.306,
+        "delta": 1e-5,
+        "neighbours": "a client is added or removed",
+        "accountant": "rdp",
+    }
+    said = "ε 2.31 at δ 1e-05 against whoever sees the model (a client is added or removed; RDP)"
+    assert any(said in line for line in printed(finished(privacy={"dp": dp}), 140))
+    assert scores.protected(dp | {"where": "local", "epsilon": None}).startswith("ε ∞ at δ 1e-05 against the server too")
+    assert not any("privacy" in line for line in printed(finished(), 140))

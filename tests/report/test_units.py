@@ -1,6 +1,6 @@
 import pytest
 
-from flexray.report.units import count, duration, many, size, span
+from flexray.report.units import count, duration, many, size, span, spent
 
 
 @pytest.mark.parametrize(
@@ -35,3 +35,8 @@ def test_duration(seconds, text):
 def test_many_and_span():
     assert (many(1, "seat"), many(0, "seat"), many(4, "seat")) == ("1 seat", "0 seats", "4 seats")
     assert (span([3, 3]), span([1200, 7])) == ("3", "7–1,200")
+
+
+def test_what_was_spent_of_privacy_is_told_where_it_is_counted():
+    assert spent({}) == ""
+    assert spent({"epsilon": 2.306, "clip": 1.0}) == "   ε 2.31"

@@ -60,3 +60,8 @@ def test_equal_costs_have_one_number_whether_they_are_one_object_or_not():
     assert numbers.tolist() == [0, 0, 1, 0, 2, 1] and costs == (A, B, NONE)
     numbers, costs = numbered([])
     assert len(numbers) == 0 and costs == () and numbers.dtype == np.int64
+
+
+def test_of_nobody_there_is_nothing_to_tell():
+    nobody = Reports.joined([])
+    assert len(nobody) == nobody.bytes_up == nobody.bytes_down == 0 and nobody.client.dtype == np.int64

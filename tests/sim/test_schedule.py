@@ -110,3 +110,9 @@ def test_chunks_by_hand():
     assert schedule.chunks(10, 2, 1, 3) == [(0, 3), (3, 6), (6, 8), (8, 9), (9, 10)]
     assert schedule.chunks(10, 2, 4, 99) == [(0, 5), (5, 9), (9, 10)]
     assert schedule.chunks(0, 2, 1, 9) == []
+
+
+def test_coins_may_choose_everybody_or_nobody():
+    assert schedule.flipped(0, 0, 5, 1.0) == (0, 1, 2, 3, 4)
+    assert schedule.flipped(0, 0, 5, 0.0) == ()
+    assert {n for r in range(50) for n in schedule.flipped(3, r, 5, 0.5)} == {0, 1, 2, 3, 4}

@@ -99,3 +99,9 @@ def test_a_client_of_lower_rank_gets_its_corner_alone():
     update.weights["lora/q/a"].zero_()  # of this group alone
     sent.check()
     assert sent.widened(vector(), (1,)).weights["lora/q/a"].tolist() == [[[1, 2], [3, 4]]]
+
+
+def test_what_comes_behind_the_tensors_is_nobodys_business_here():
+    sent, came = made(), np.append(vector(), np.float32(9))
+    assert sent.widened(came, (0,)).aux["count"].tolist() == [5]
+    assert made(0).widened(came, (0,)).weights["lora/q/a"].tolist() == [[[1, 2], [0, 0]]]

@@ -98,3 +98,10 @@ def seen(view, how: str) -> float:
             return view.weights["b"][1, 2].item()
         case _:
             return np.asarray(view).flat[0]
+
+
+def test_a_vector_is_of_the_kind_that_was_asked_for():
+    vectors = Vectors()
+    vectors.take(4)
+    assert vectors.take(4, np.uint64).dtype == np.uint64
+    assert vectors.take(4).dtype == np.float32

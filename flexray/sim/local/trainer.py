@@ -63,6 +63,8 @@ class SeatTrainer:
         self.steps = torch.tensor(self._steps, device=device)
         self.rows = torch.tensor([len(c.train) for c in self.clients], device=device)
         self.share = self.rows / (total_rows or sum(len(c.train) for c in job.clients))
+        if x.privacy.dp.where != "none":  # rows would tell of the client
+            self.share = torch.full((k,), 1 / job.cohort, device=device)
         self.client = torch.tensor(list(group), device=device)
         self.effort = Effort(np.zeros(k), np.zeros(k), np.zeros(k), set())
         self.trained = State()

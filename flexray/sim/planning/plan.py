@@ -27,6 +27,9 @@ from flexray.sim.planning.sample import Rows
 from flexray.sim.planning.settle import Ground, Trials, settled, weighed
 from flexray.sim.planning.sizes import Disk, Memory
 from flexray.sim.planning.trial import Measured
+from flexray.sim.privacy.costs import one_update
+from flexray.sim.privacy.opening import notes as privacy_notes
+from flexray.sim.privacy.opening import protected
 from flexray.sim.wire import BYTES
 
 
@@ -92,13 +95,14 @@ def prepare(x: Experiment, there: Mapping[str, float], private: Path, trials: Tr
         costs=_costs(x, skeleton),
         kit=kits.prepare(x, encoder, cache),
     )
+    job = protected(job)
     ground = Ground(job, skeleton, Rows(job), there, trials or Trials())
     job, found, chosen = settled(ground)
     found, missing = weighed(ground, job, found)
     memory, disk = ground.memory(job, found), sizes.disk(job, _private_bytes(job, found))
     if ground.trials.far != "nothing":
         _check(job, memory, disk)
-    notes = (*chosen, *missing, *data.notes, *skeleton.family.notes(skeleton.model, _targets(x)))
+    notes = (*chosen, *missing, *privacy_notes(job), *data.notes, *skeleton.family.notes(skeleton.model, _targets(x)))
     return job, _plan(job, skeleton, memory, disk, forecast(job, found), notes)
 
 
@@ -119,7 +123,7 @@ def _check(job: Job, memory: Memory, disk: Disk) -> None:
 
 
 def _plan(job: Job, skeleton: Backbone, memory: Memory, disk: Disk, expected: Forecast | None, notes: tuple[str, ...]) -> Plan:
-    x = job.experiment
+    x, costs_of_update = job.experiment, one_update(job)
     return Plan(
         experiment=x,
         layout=job.layout,
@@ -130,8 +134,8 @@ def _plan(job: Job, skeleton: Backbone, memory: Memory, disk: Disk, expected: Fo
         frozen=skeleton.parameters,
         shared=job.numbers("shared"),
         private=job.numbers("private"),
-        bytes_up=job.up.bytes(),
-        bytes_down=job.down.bytes(),
+        bytes_up=costs_of_update["up"],
+        bytes_down=costs_of_update["down"],
         costs=job.costs,
         memory=memory,
         disk=disk,
