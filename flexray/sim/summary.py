@@ -76,7 +76,7 @@ def _scores(job: Job, folder: RunFolder) -> dict[str, Any]:
     }
 
 
-def _sd(values: list[float]) -> float:
+def _sd(values: Sequence[float]) -> float:
     """Of a sample; of a single value 0, and no number where a model has diverged."""
     if not all(map(isfinite, values)):
         return nan
