@@ -24,7 +24,7 @@ from flexray.parts import problems
 from flexray.raw import read
 from flexray.raw import read_yaml as read_yaml
 from flexray.schema import FOLDERS, Schema
-from flexray.sections import Evaluation, Resources, Section, Storage, Train
+from flexray.sections import Evaluation, Faults, Resources, Section, Storage, Train
 
 S = TypeVar("S", bound="Section")
 
@@ -43,6 +43,7 @@ class Experiment(Section):
     evaluation: Evaluation = Evaluation()
     resources: Resources = Resources()
     storage: Storage = Storage()
+    faults: Faults = Faults()
     tracking: tuple[str, ...] = ("tensorboard",)
     placement: Literal["auto", "one_per_client", "pooled"] = "auto"
     seats: Literal["auto"] | int = "auto"

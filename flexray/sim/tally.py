@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from flexray.sim.failure import Failed
 from flexray.sim.job import Job
 from flexray.sim.reports import Cost, Reports, SliceReport, numbered
 from flexray.sim.schedule import Group
 
 if TYPE_CHECKING:
-    from flexray.sim.local.trainer import SeatTrainer
+    from flexray.sim.local.trainer import Effort
+
+
+class Trained(Protocol):
+    """Whoever knows what local training cost and gave."""
+
+    @property
+    def effort(self) -> Effort: ...
 
 
 class Tally:
@@ -33,7 +41,7 @@ class Tally:
         self._parts: set[str] = set()
         return self
 
-    def add(self, group: Group, trainer: SeatTrainer, rests: dict[int, int]) -> None:
+    def add(self, group: Group, trainer: Trained, rests: dict[int, int]) -> None:
         """A group after its local training; rests: for whom private state was written, and of after which round."""
         effort = trainer.effort
         self._clients += group
@@ -44,7 +52,9 @@ class Tally:
         self._rests |= rests
         self._parts |= effort.parts
 
-    def report(self, seconds: float, seconds_private: float) -> SliceReport:
+    def report(self, seconds: float, seconds_private: float, failed: tuple[Failed, ...] = ()) -> SliceReport:
+        if not self._clients:
+            return SliceReport(Reports.of(()), seconds, seconds_private, failed=failed)
         steps = np.concatenate(self._steps)
         numbers, costs = numbered(self._costs)
         clients = Reports(
@@ -56,7 +66,7 @@ class Tally:
             cost=numbers,
             costs=costs,
         )
-        return SliceReport(clients, seconds, seconds_private, frozenset(self._parts), self._rests)
+        return SliceReport(clients, seconds, seconds_private, frozenset(self._parts), self._rests, failed)
 
     def _cost(self, number: int) -> Cost:
         up, down = self.job.up, self.job.down
