@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import zip_longest
 from math import inf
@@ -16,8 +16,8 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from flexray.errors import ConfigError, RunError
-from flexray.sim.crew import START_SECONDS, Crew
-from flexray.sim.events import Event, Progress
+from flexray.sim.crew import FETCH_SECONDS, START_SECONDS, Crew, reason
+from flexray.sim.events import Event, Progress, RoundDone, Started
 from flexray.sim.failure import Doing, Trouble
 from flexray.sim.host import LARGE
 from flexray.sim.job import Job
@@ -164,17 +164,36 @@ def seldom(events: Iterator[Event], quiet: float = QUIET_SECONDS) -> Iterator[Ev
         yield held
 
 
-def simulate(job: Job, out: Path, resume: bool = False) -> Iterator[Event]:
-    """The run in a driver actor, its events as they happen. Raises RunError or ConfigError as the driver did."""
+def simulate(job: Job, out: Path, resume: bool = False, dead: Callable[[], list[str]] = list) -> Iterator[Event]:
+    """The run in a driver actor, its events as they happen. Raises RunError or ConfigError as the driver did, or RunError if of Ray's own
+    processes some are `dead`."""
     actor: Any = ray.remote(Driver)
     driver = actor.options(num_cpus=0, max_restarts=0, max_task_retries=0).remote()
     stream = driver.events.options(num_returns="streaming").remote(job, out, resume)
+    where = "before the first round"
     try:
-        with _blame("the driver failed"):
-            for ref in stream:
-                yield ray.get(ref)
+        while True:
+            with _blame(f"{where}: the driver, which leads the run, failed"):
+                event = _next(stream, dead, where)
+            if event is None:
+                return
+            if isinstance(event, (Started, RoundDone)):
+                where = f"round {event.round if isinstance(event, Started) else event.report.round + 1}"
+            yield event
     finally:
-        ray.kill(driver)
+        if not dead():
+            ray.kill(driver)
+
+
+def _next(stream: Any, dead: Callable[[], list[str]], where: str) -> Event | None:
+    """The next event; None at the end."""
+    while not ray.wait([stream], timeout=POLL_SECONDS)[0]:
+        if gone := dead():
+            raise RunError(
+                f"{where}: Ray itself has died: {', '.join(gone)} on this machine; was it killed, or is memory short?"
+            )
+    ref = next(stream, None)
+    return None if ref is None else ray.get(ref, timeout=FETCH_SECONDS)
 
 
 @contextmanager
@@ -185,5 +204,4 @@ def _blame(what: str) -> Iterator[None]:
     except RayTaskError as e:
         raise e.cause if isinstance(e.cause, (ConfigError, RunError)) else RunError(f"{what}: {e.cause!r}") from e
     except RayError as e:
-        reason = str(e).strip().split("\n")[0]
-        raise RunError(f"{what}: {type(e).__name__}: {reason}") from e
+        raise RunError(f"{what}: {reason(e)}") from e

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 import ray
@@ -33,8 +34,9 @@ class Crew:
         self.job, self.lives = job, [0] * job.layout.actors
         self._dead: list[int] = []
         self._ids: dict[str, tuple[int, int]] = {}
-        for old in job.private.glob(".actor-*") if job.private.exists() else ():
-            guard.forget(old)
+        self._marks = job.private / ".actors"
+        rmtree(self._marks, ignore_errors=True)
+        self._marks.mkdir(parents=True, mode=0o700)
         # No task retries: Ray would re-run the call on a fresh object. No restarts: calls of before and after would look alike.
         actor: Any = ray.remote(ClientHost)
         self._actor = actor.options(num_cpus=job.layout.cpu, num_gpus=job.layout.gpu, max_restarts=0, max_task_retries=0)
@@ -63,7 +65,6 @@ class Crew:
         a = dead.actor
         self._dead += self._pid(a)
         self.stop(a)
-        guard.forget(self._file(a))
         self.lives[a] += 1
         self._start(a)
         self._up[a] = self.hosts[a].ready.remote()
@@ -76,7 +77,7 @@ class Crew:
         for a, host in enumerate(self.hosts):
             if host is not None:
                 self.stop(a)
-                guard.forget(self._file(a))
+        rmtree(self._marks, ignore_errors=True)  # one that is still starting finds no place for a new one
         for pid in self._dead:
             for unfinished in self.job.private.glob(f"*/.{pid}.tmp"):
                 unfinished.unlink(missing_ok=True)
@@ -111,7 +112,7 @@ class Crew:
         return Died(a, life, reason(e), "died", clients)
 
     def _file(self, a: int) -> Path:
-        return self.job.private / f".actor-{a}.{self.lives[a]}"
+        return self._marks / f"{a}.{self.lives[a]}"
 
 
 def reason(e: RayError) -> str:

@@ -83,11 +83,13 @@ class Tries:
     _counts: Counter[tuple[Doing, int]] = field(default_factory=Counter)
     _apart: set[tuple[Doing, int]] = field(default_factory=set)
     _well: set[int] = field(default_factory=set)
+    _ill: set[int] = field(default_factory=set)  # failed alone
 
     def failed(self, f: Failed, doing: Doing) -> Trouble:
         """Counts it, and says what follows. Raises RunError if the run is to end."""
         mine: list[tuple[Doing, int]] = [(doing, c) for c in f.clients]
         self._counts.update(mine)
+        self._ill.update(f.clients if doing == "training" and len(mine) == 1 else ())
         attempts = max(self._counts[key] for key in mine)
         verdict = decide(len(mine), attempts, self.faults)
         if verdict is Verdict.LEAVE_OUT and doing == "training" and self._nobody_is_well():
@@ -134,7 +136,7 @@ class Tries:
         return ", ".join(self.names[c] for c in clients)
 
     def _nobody_is_well(self) -> bool:
-        return not self._well and sum(doing == "training" for doing, _ in self._counts) >= self.many
+        return not self._well and len(self._ill) >= self.many
 
     def _last(self, f: Failed, doing: Doing, attempts: int) -> str:
         times = f" {attempts} times" if attempts > 1 else ""

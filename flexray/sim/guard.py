@@ -46,7 +46,6 @@ class Guard:
         self._mark = self._late = None
         self._armed = 0.0, 0.0  # when, and for how many seconds
         if file is not None:
-            file.parent.mkdir(parents=True, exist_ok=True)
             self._mark = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             self._late = open(_late(file), "w", encoding="utf-8")  # noqa: SIM115
 
@@ -122,13 +121,6 @@ def where_late(file: Path) -> str | None:
             next((f for f in frames if OURS not in f and "/lib/" not in f), frames[0]) if frames else ("?" if lines else None)
         )
     return None
-
-
-def forget(file: Path) -> None:
-    """Both files, if they are there."""
-    for each in (file, _late(file)):
-        with suppress(OSError):
-            each.unlink()
 
 
 def check_finite(losses: np.ndarray) -> None:

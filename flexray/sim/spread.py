@@ -24,8 +24,9 @@ TICK = 1.0
 
 @dataclass
 class Call:
-    """A call that is not over: of a task; or of giving sums, those of the tasks `moving`, to the driver, or, by their
-    reference `sums`, from a `giver` to the actor.    seconds: in which it must be over, from when its actor comes to it."""
+    """A call that is not over: of a task; or of giving sums, those of the tasks `moving`, to the driver, or, by their reference `sums`,
+    from a `giver` to the actor. seconds: in which it must be over, from when its actor comes to it; life: how many had died at its
+    place when it was made."""
 
     actor: int
     task: Any = None
@@ -33,6 +34,7 @@ class Call:
     sums: Any = None
     giver: int = -1
     seconds: float | None = None
+    life: int = 0
 
 
 @dataclass
@@ -82,6 +84,10 @@ class Spread:
             result = self.crew.get(ref)
         except Died as dead:
             yield from self._lost(call, dead)
+            return
+        if call.life != self.crew.lives[call.actor] and (call.task is not None or call.sums is not None):
+            del result  # it was done, and is lost with who did it
+            yield from self._lost(call, Died(call.actor, call.life, ""))
             return
         del ref  # with the result, it would keep memory of the object store until the next one comes
         if call.task is not None:
@@ -159,6 +165,7 @@ class Spread:
     def _submit(self, ref: Any, call: Call) -> None:
         if not self._busy[call.actor]:
             self._since[call.actor] = max(self._since[call.actor], perf_counter())
+        call.life = self.crew.lives[call.actor]
         self._busy[call.actor] += 1
         self._calls[ref] = call
 
