@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import current_thread, main_thread
@@ -70,7 +71,7 @@ def _stop() -> None:
 
 def _node() -> Any:
     """Ray's own idea of the processes that it started; there is no public one."""
-    return getattr(ray._private.worker, "_global_node", None)
+    return getattr(sys.modules.get("ray._private.worker"), "_global_node", None)
 
 
 def is_running() -> bool:

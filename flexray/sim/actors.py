@@ -38,6 +38,8 @@ QUIET_SECONDS = 0.1
 """Progress is told no more often than this."""
 POLL_SECONDS = 2.0
 """Between looking whether Ray itself is still there."""
+GIVE_SECONDS = 3600.0
+"""For an actor to write what its clients own and to give its sums away, or to take another's."""
 SLACK = 60.0
 """Seconds more than all clients of a task may take, and a quarter of these: until then an actor ends by itself."""
 
@@ -99,6 +101,7 @@ class RayPool:
             give=lambda a: hosts[a].give.remote(work.ahead(a)),
             absorb=lambda a, sums: hosts[a].absorb.remote(work.round, sums),
             home=lambda task: self._home(task.groups[0][0]),
+            patience=None if redo.faults.client_seconds is None else GIVE_SECONDS,
         )
         yield from self._paced(told(spread.run(), redo))
 

@@ -33,7 +33,7 @@ class Redo:
     def __init__(self, job: Job, work: Work | None, slowest: dict[Doing, float]):
         many = len(work.training_clients) if work else 0
         self.job, self.slowest, self.faults = job, slowest, job.experiment.faults
-        self.tries = Tries(self.faults, [c.name for c in job.trainees], work.round if work else 0, many)
+        self.tries = Tries(self.faults, job.names, work.round if work else 0, many)
         self._told: set[tuple[int, int]] = set()
 
     @property
@@ -101,7 +101,7 @@ class Surveying:
 
     def __init__(self, job: Job):
         self.job, self.faults = job, job.experiment.faults
-        self.tries = Tries(self.faults, [c.name for c in job.trainees], 0)
+        self.tries = Tries(self.faults, job.names, 0)
 
     def heard(self, task: Any, report: Any) -> Heard:
         return Heard(task)

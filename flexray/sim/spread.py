@@ -50,7 +50,7 @@ class Spread:
     give: Callable[[int], Any] = lambda a: None
     absorb: Callable[[int, Any], Any] = lambda a, sums: None
     home: Callable[[Any], int | None] = lambda task: None
-    patience: float = 600.0
+    patience: float | None = None
     """Seconds for giving and absorbing."""
 
     def __post_init__(self) -> None:
@@ -199,7 +199,8 @@ class Spread:
         else:
             self._ended.discard(taker)
             self._submit(
-                self.absorb(taker, sums), Call(taker, moving=moving, sums=sums, giver=giver, seconds=2 * self.patience)
+                self.absorb(taker, sums),
+                Call(taker, moving=moving, sums=sums, giver=giver, seconds=self.patience and 2 * self.patience),
             )
 
     def _look(self) -> None:

@@ -80,7 +80,12 @@ def rounds(run: Path) -> list[tuple]:
 
 def test_an_actor_is_killed_while_it_trains_and_one_when_it_has_done_its_part(ray_here, small, tmp_path):
     """The same bits as undisturbed, and nothing is counted twice. Rank 96 on the built-in model is 1.1 MiB, which the actors add up."""
-    x = {"rounds": 2, "clients": 8, "algorithm": {"name": "flex", "lora": {"rank": 96}, "graft": {"calibration_rows": 4}}}
+    x = {
+        "rounds": 2,
+        "clients": 8,
+        "seats": 1,
+        "algorithm": {"name": "flex", "lora": {"rank": 96}, "graft": {"calibration_rows": 4}},
+    }
     told, killed = [], []
 
     def watch(event):
@@ -90,9 +95,9 @@ def test_an_actor_is_killed_while_it_trains_and_one_when_it_has_done_its_part(ra
             killed.append(hosts()[0])
             killed[-1].kill()
 
-    ray = {"resources": {"backend": "ray", "cpu_per_client": 2}, "placement": "pooled"}
+    ray = {"resources": {"backend": "ray", "cpu_per_client": 2, "threads": 1}, "placement": "pooled"}
     api.simulate(small(**x, **ray), tmp_path / "killed", watch=watch)
-    api.simulate(small(**x), tmp_path / "whole")
+    api.simulate(small(**x, resources={"threads": 1}), tmp_path / "whole")
     assert_same(tmp_path / "killed", tmp_path / "whole")
     assert rounds(tmp_path / "killed") == rounds(tmp_path / "whole")
     assert len(killed) == 2 and [e for e in told if isinstance(e, Stumbled)]
@@ -120,10 +125,10 @@ def test_actors_are_killed_at_random(ray_here, small, tmp_path, name, seed):
             over.append(event)
 
     try:
-        api.simulate(small(**x, resources={"backend": "ray"}, seats=1), tmp_path / "killed", watch=watch)
+        api.simulate(small(**x, resources={"backend": "ray", "threads": 1}, seats=1), tmp_path / "killed", watch=watch)
     finally:
         over.append(None)
-    api.simulate(small(**x, seats=1), tmp_path / "whole")
+    api.simulate(small(**x, seats=1, resources={"threads": 1}), tmp_path / "whole")
     assert_same(tmp_path / "killed", tmp_path / "whole")
     assert rounds(tmp_path / "killed") == rounds(tmp_path / "whole")
 
@@ -131,14 +136,14 @@ def test_actors_are_killed_at_random(ray_here, small, tmp_path, name, seed):
 def test_a_client_that_hangs_is_ended_and_left_out(ray_here, small, fails, tmp_path):
     """It is said where it was; the others are as without actors, where it raises instead."""
     faults = {"client_seconds": 8, "retries": 0, "on_failure": "skip"}
-    x = {"rounds": 1, "clients": 4, "evaluation": {"every": None}}
+    x = {"rounds": 1, "clients": 4, "seats": 1, "evaluation": {"every": None}}
     method = {"name": fails, "who": 2}
     told = []
-    ray = {"resources": {"backend": "ray", "cpu_per_client": 2}, "placement": "pooled"}
+    ray = {"resources": {"backend": "ray", "cpu_per_client": 2, "threads": 1}, "placement": "pooled"}
     api.simulate(small(**x, **ray, algorithm={**method, "how": "hang"}, faults=faults), tmp_path / "hangs", watch=told.append)
     (out,) = [e for e in told if isinstance(e, Stumbled) and e.left_out]
     assert out.clients == ("client-2",) and "client_seconds" in out.why and "in client" in out.why
-    api.simulate(small(**x, algorithm=method, faults=faults), tmp_path / "raises")
+    api.simulate(small(**x, algorithm=method, faults=faults, resources={"threads": 1}), tmp_path / "raises")
     assert_same(tmp_path / "hangs", tmp_path / "raises")
 
 

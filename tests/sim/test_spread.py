@@ -1,6 +1,7 @@
 """The loop over a round's tasks, with a crew that needs no processes: whoever dies when, every leaf is summed exactly once."""
 
 from itertools import count
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -25,7 +26,7 @@ class Sums:
         self.sums: list[set] = [set() for _ in range(actors)]
         self.rests: set = set()  # leaves whose clients' state is at rest
         self.unwritten: list[set] = [set() for _ in range(actors)]
-        self.over: dict[int, object] = {}
+        self.over: dict[int, Any] = {}
         self.trained = 0
         self.dead: set[tuple[int, int]] = set()  # places, and which of their processes
 
