@@ -46,8 +46,7 @@ class Guard:
         self._mark = self._late = None
         self._armed = 0.0, 0.0  # when, and for how many seconds
         if file is not None:
-            self._mark = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            self._late = open(_late(file), "w", encoding="utf-8")  # noqa: SIM115
+            self._mark, self._late = (os.open(f, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600) for f in (file, _late(file)))
 
     def start(self) -> list[Failed]:
         """A task begins; gives the list into which comes who fails in it."""
