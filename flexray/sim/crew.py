@@ -11,7 +11,7 @@ import ray
 from ray.exceptions import ActorDiedError, RayActorError, RayError, RayTaskError
 
 from flexray.errors import ConfigError, RunError
-from flexray.sim import guard
+from flexray.sim import turns
 from flexray.sim.crews import Died
 from flexray.sim.host import ClientHost
 from flexray.sim.job import Job
@@ -106,7 +106,7 @@ class Crew:
         if a < 0 or self.lives[a] != life:
             return Died(a, life, reason(e))
         file = self._file(a)
-        where, clients = guard.where_late(file), guard.turn_of(file)
+        where, clients = turns.where_late(file), turns.turn_of(file)
         if where is not None:
             return Died(a, life, f"took longer than `faults.client_seconds` allows; it was at {where}", "late", clients)
         return Died(a, life, reason(e), "died", clients)

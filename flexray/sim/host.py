@@ -22,7 +22,6 @@ from flexray.errors import RunError, expected
 from flexray.models import backbone as backbones
 from flexray.models.seats import Seats
 from flexray.sim.folds import Folds
-from flexray.sim.guard import Guard, check_finite
 from flexray.sim.job import Job
 from flexray.sim.local.evaluator import Scorer
 from flexray.sim.local.examine import examine
@@ -37,6 +36,7 @@ from flexray.sim.reports import ScoreReport, Scores, SliceReport, Sum
 from flexray.sim.schedule import Group
 from flexray.sim.sent import Sent
 from flexray.sim.tally import Tally
+from flexray.sim.turns import Turns, check_finite
 from flexray.sim.vectors import Vectors
 from flexray.sim.wire import LeakError, add_weighted
 from flexray.state import State, Update, seat
@@ -76,7 +76,7 @@ class ClientHost:
         self.corpus = Corpus(job.corpus)
         self.scorer = Scorer(job, self.backbone, self.corpus)
         names = [c.name for c in job.trainees]
-        files, self.guard = PrivateStore(job.private, names), Guard(names, tells, mark)
+        files, self.turns = PrivateStore(job.private, names), Turns(names, tells, mark)
         self.store = Keeper(files, keeper.room(job.layout.actors), job.turnover, behind)
         self.algorithm = job.algorithm
         self.sent = Sent(job.down, self.algorithm, self.backbone.device)
@@ -104,12 +104,12 @@ class ClientHost:
     def survey(self, group: Group, patience: float | None = None) -> dict[int, State]:
         """What each of these clients tells once, before round 0."""
         found: dict[int, State] = {}
-        self.guard.start()
+        self.turns.start()
         with self._trying(0, group, patience):
             told = self.algorithm.survey(self._trainer(group, 0))
             found = {number: {n: t.cpu() for n, t in seat(told, k).items()} for k, number in enumerate(group)}
-        for failed in self.guard.end():  # who tells nothing has no place among the clusters
-            raise RunError(f"round 0, client {', '.join(self.guard.names[c] for c in failed.clients)}: {failed.why}")
+        for failed in self.turns.end():  # who tells nothing has no place among the clusters
+            raise RunError(f"round 0, client {', '.join(self.turns.names[c] for c in failed.clients)}: {failed.why}")
         return found
 
     def train(
@@ -124,7 +124,7 @@ class ClientHost:
         into the files; ahead: states that the next call will need, as for `Keeper.ahead`. patience: seconds for each client.
         """
         started, waited, tally = perf_counter(), self.store.seconds, self.tally.start()
-        fold, each, failed = self.folds.of(round, cluster, of), [], self.guard.start()
+        fold, each, failed = self.folds.of(round, cluster, of), [], self.turns.start()
         bounds = accumulate((count for _, count in leaves or [(0, len(groups))]), initial=0)
         for (number, _), (a, b) in zip(leaves or [(0, 0)], pairwise(bounds), strict=True):
             total = None if self.algorithm.each else self.vectors.take(self.job.up.numbers)
@@ -145,7 +145,7 @@ class ClientHost:
                     tally.add(one.group, one, one.rests)
                 if total is not None:
                     fold.add(total, number, number + 1)
-        return each, tally.report(perf_counter() - started, self.store.seconds - waited, self.guard.end())
+        return each, tally.report(perf_counter() - started, self.store.seconds - waited, self.turns.end())
 
     def give(self, ahead: States = ()) -> list[Sum]:
         """What the host has added up in this round, and now no longer has. All that its clients own is at rest by then: if this process
@@ -163,12 +163,12 @@ class ClientHost:
     ) -> ScoreReport:  # fmt: skip
         """What these clients score as they are before `round`; see `train` and `evaluate`."""
         started, found = perf_counter(), Scores()
-        self.guard.start()
+        self.turns.start()
         for i, group in enumerate(groups):
             self.store.ahead(_after(groups, i, known, ahead))
             with self._trying(round, group, patience):
                 found |= self.evaluate(round, group, sent, views, known)
-        return ScoreReport(found, perf_counter() - started, self.guard.end())
+        return ScoreReport(found, perf_counter() - started, self.turns.end())
 
     def evaluate(self, round: int, group: Group, sent: np.ndarray, views: Sequence[str], known: Known | None = None) -> Scores:
         """What these clients score as they are before `round` (or after its local steps) in the views `base`, `shared`, `personal`.
@@ -218,7 +218,7 @@ class ClientHost:
     @contextmanager
     def _trying(self, round: int, group: Group, patience: float | None = None, leaf: int = -1) -> Iterator[None]:
         """A group's turn. After one that failed, nothing that it may have written to is used again."""
-        with self.guard.turn(round, group, patience, leaf):
+        with self.turns.turn(round, group, patience, leaf):
             try:
                 yield
             except BaseException:

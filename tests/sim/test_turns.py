@@ -7,22 +7,22 @@ import numpy as np
 import pytest
 
 from flexray.errors import RunError
-from flexray.sim.guard import Guard, NotFinite, check_finite, told, turn_of, where_late
+from flexray.sim.turns import NotFinite, Turns, check_finite, told, turn_of, where_late
 from flexray.sim.wire import LeakError
 
 NAMES = ["a", "b", "c"]
 
 
 def test_errors_are_collected_and_numbers_that_are_none_are_somebodys():
-    guard = Guard(NAMES, tells=True)
-    guard.start()
-    with guard.turn(0, (0, 2), None, leaf=4):
+    turns = Turns(NAMES, tells=True)
+    turns.start()
+    with turns.turn(0, (0, 2), None, leaf=4):
         raise ValueError("x\nmore")
-    with guard.turn(0, (1, 2), None, leaf=5):
+    with turns.turn(0, (1, 2), None, leaf=5):
         check_finite(np.array([1.0, float("nan")]))
-    with guard.turn(0, (0,), None):
+    with turns.turn(0, (0,), None):
         pass
-    one, other = guard.end()
+    one, other = turns.end()
     assert (one.clients, one.leaf) == ((0, 2), 4) and one.why.startswith("ValueError: x (test_guard.py, line ")
     assert (other.clients, other.leaf) == ((2,), 5) and other.why.startswith("FloatingPointError: the training loss")
 
@@ -31,19 +31,19 @@ def test_errors_are_collected_and_numbers_that_are_none_are_somebodys():
 def test_what_is_not_theirs_alone_ends_the_run(tells, error):
     with (
         pytest.raises(RunError, match="full" if isinstance(error, RunError) else "round 3, client b: "),
-        Guard(NAMES, tells).turn(3, (1,), None),
+        Turns(NAMES, tells).turn(3, (1,), None),
     ):
         raise error
 
 
 def test_whose_turn_it_is_can_be_read_and_is_over_at_the_end(tmp_path):
     file = tmp_path / "0.0"
-    guard = Guard(NAMES, True, file)
-    with guard.turn(0, (0, 2), None):
+    turns = Turns(NAMES, True, file)
+    with turns.turn(0, (0, 2), None):
         assert turn_of(file) == (0, 2)
-    with guard.turn(0, (1,), None):
+    with turns.turn(0, (1,), None):
         assert turn_of(file) == (1,)
-    guard.end()
+    turns.end()
     assert turn_of(file) == () and where_late(file) is None
     assert turn_of(tmp_path / "none") == ()
 
@@ -53,13 +53,13 @@ def test_a_turn_that_lasts_too_long_ends_the_process_which_says_where_it_was(tmp
     code = f"""
 import time
 from pathlib import Path
-from flexray.sim.guard import Guard
-guard = Guard(["a", "b"], True, Path({str(tmp_path / "0.0")!r}))
-with guard.turn(0, (0, 1), 0.2):
+from flexray.sim.turns import Turns
+turns = Turns(["a", "b"], True, Path({str(tmp_path / "0.0")!r}))
+with turns.turn(0, (0, 1), 0.2):
     time.sleep(0.35)
 def stuck():
     time.sleep(60)
-with guard.turn(0, (1,), 0.2):
+with turns.turn(0, (1,), 0.2):
     stuck()
 """
     assert subprocess.run([sys.executable, "-c", code], timeout=50).returncode == 1

@@ -36,7 +36,7 @@ class NotFinite(FloatingPointError):
         self.seats = seats
 
 
-class Guard:
+class Turns:
     """tells: who failed is collected, else raised. file: where an actor tells whose turn it is; without one a turn has no end, as nobody
     would start the process anew."""
 
