@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -29,6 +31,10 @@ def console(err: bool = False, quiet: bool = False) -> Console:
     return Console(stderr=err, quiet=quiet)
 
 
+def _stop(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
 class Answering:
     """Around a command; `folder` is that of what it runs, once it is known, and `start` the file in it from which to go on."""
 
@@ -37,6 +43,8 @@ class Answering:
         self.folder: Path | None = None
 
     def __enter__(self) -> Answering:
+        with suppress(ValueError):  # only the main thread may
+            signal.signal(signal.SIGTERM, _stop)  # as Ctrl-C: what was started is ended, and how to go on is told
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

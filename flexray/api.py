@@ -197,7 +197,7 @@ def _events(job: Job, path: Path, resume: bool, there: Mapping[str, float], verb
     # Ray starts a worker for each CPU that it knows of: those that no actor becomes would only take memory.
     cpus = ceil(job.layout.actors * job.layout.cpu)
     with cluster.start("local", verbose=verbose, num_cpus=cpus, num_gpus=int(there.get("GPU", 0))):
-        yield from actors.simulate(job, path.absolute(), resume)
+        yield from actors.simulate(job, path.absolute(), resume, cluster.dead)
 
 
 def _check_folder(path: Path, resume: bool) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import current_thread, main_thread
 from typing import Any
 
 import ray
@@ -38,16 +41,37 @@ def start(address: str = "local", *, verbose: bool = False, **local: Any) -> Ite
     if address not in ("local", "auto") and "://" not in address:
         _probe(address)
     options = dict(local, include_dashboard=False) if address == "local" else {}
+    ending = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=address, log_to_driver=verbose, logging_level=logging.WARNING if verbose else logging.ERROR, **options)
     except ConnectionError as e:
         raise ConfigError(
             f"resources.address: expected a running cluster, got {address!r} ({e}); start one, or use local"
         ) from None
+    if callable(ending) and current_thread() is main_thread():
+        signal.signal(signal.SIGTERM, ending)  # Ray's own would leave with another exit code, and without a word
     try:
         yield _resources()
     finally:
-        ray.shutdown()
+        _stop()
+
+
+def dead() -> list[str]:
+    """Which of the processes of a Ray that was started here have died: then it answers late or never."""
+    node = _node()
+    return [str(name) for name, _ in node.dead_processes()] if node else []
+
+
+def _stop() -> None:
+    """Ends it. One that is broken already would be asked for minutes."""
+    if dead() and (node := _node()):
+        node.kill_all_processes(check_alive=False, allow_graceful=False)
+    ray.shutdown()
+
+
+def _node() -> Any:
+    """Ray's own idea of the processes that it started; there is no public one."""
+    return getattr(sys.modules.get("ray._private.worker"), "_global_node", None)
 
 
 def is_running() -> bool:

@@ -54,6 +54,9 @@ def _below_one(x: Any) -> Iterator[str]:
         "evaluation.clients": (x.evaluation.clients, "all, cohort", "all"),
         "evaluation.last": (x.evaluation.last, "all, cohort", "all"),
     }
+    seconds = x.faults.client_seconds
+    if not isinstance(seconds, str | None) and seconds <= 0:
+        yield f"faults.client_seconds: expected auto, null or more than 0, got {seconds}; use auto"
     for key, (got, words, mend) in of.items():
         if isinstance(got, int) and got < 1:
             yield f"{key}: expected {words} or at least 1, got {got}; use {mend}"

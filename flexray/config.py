@@ -24,7 +24,7 @@ from flexray.parts import problems
 from flexray.raw import read
 from flexray.raw import read_yaml as read_yaml
 from flexray.schema import FOLDERS, Schema
-from flexray.sections import Evaluation, Resources, Section, Storage, Train
+from flexray.sections import Evaluation, Faults, Resources, Section, Storage, Train
 from flexray.sections_privacy import Compress, Privacy
 
 S = TypeVar("S", bound="Section")
@@ -46,6 +46,7 @@ class Experiment(Section):
     storage: Storage = Storage()
     privacy: Privacy = Privacy()
     compress: Compress = Compress()
+    faults: Faults = Faults()
     tracking: tuple[str, ...] = ("tensorboard",)
     placement: Literal["auto", "one_per_client", "pooled"] = "auto"
     seats: Literal["auto"] | int = "auto"

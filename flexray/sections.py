@@ -113,3 +113,19 @@ class Storage(Section):
     durable: bool = False
     checkpoint: str | None = None
     checkpoint_every: int = Field(default=1, gt=0)
+
+
+class Faults(Section):
+    """What happens to a client that fails in a round: it raised an error, its loss was no number, it took longer than client_seconds, or
+    the process died that worked on it. It is tried again, from its state before the round, up to `retries` times.
+
+    on_failure: then the run ends (`fail`) and can be resumed, or it goes on without the client (`skip`), which is reported: a round's mean
+    is over those who remain. client_seconds: for one client's turn, training or scoring (a group of K seats has K times as
+    long); auto: ten minutes or fifty times what the slowest took for as many tokens, whichever is more; null: no end. restarts: client
+    actors that may be replaced in one round.
+    """
+
+    retries: int = Field(default=2, ge=0)
+    on_failure: Literal["fail", "skip"] = "fail"
+    client_seconds: Literal["auto"] | float | None = "auto"
+    restarts: int = Field(default=10, ge=0)

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from flexray.report.plan import show as show_plan
 from flexray.report.units import count, duration, spent
-from flexray.sim.events import Checkpointed, Evaluated, Event, Finished, RoundDone, Started
+from flexray.sim.events import Checkpointed, Evaluated, Event, Finished, RoundDone, Started, Stumbled
 from flexray.sim.events import Progress as Arrived
 from flexray.sim.planning.plan import Plan
 from flexray.sim.round import RoundReport
@@ -54,6 +54,8 @@ class Watcher:
             self._evaluated(what)
         elif isinstance(what, Checkpointed) and what.error:
             self._say(f"  checkpoint of round {what.round + 1} failed: {what.error}; tried again later")
+        elif isinstance(what, Stumbled):
+            self._say(stumbled(what))
         elif isinstance(what, Finished):
             self.bars.update(self.rounds, info="done")
 
@@ -97,6 +99,14 @@ class Watcher:
 
     def _say(self, line: str) -> None:
         self.console.print(line, highlight=False, soft_wrap=True)
+
+
+def stumbled(what: Stumbled) -> str:
+    """What failed, and what follows, in a line."""
+    if not what.clients:
+        return f"  a client actor is replaced, and its work done again: {what.why}"
+    who = f"client {', '.join(what.clients)}, {what.doing} (attempt {what.attempts}): {what.why}"
+    return f"  left out of round {what.round + 1}: {who}" if what.left_out else f"  tried again: {who}"
 
 
 def means(what: Evaluated) -> Iterator[str]:

@@ -57,6 +57,8 @@ def summary(s: Scores, console: Console) -> RenderableType:
     facts.add_row("time", " · ".join(f"{part} {duration(seconds)}" for part, seconds in spent.items()))
     speed = f"{count(s['tokens_per_second'])} tokens/s · {many(s['actors'], 'actor')} × {many(s['seats'], 'seat')}"
     facts.add_row("speed", f"{speed} · {duration(sum(spent.values()))} in all")
+    for line in left_out(s):
+        facts.add_row("left out", line)
     return Group(*tables(s, console.width), Text(legend(s), style="dim"), "", facts)
 
 
@@ -65,6 +67,16 @@ def protected(dp: Scores) -> str:
     e = "∞" if dp["epsilon"] is None else f"{dp['epsilon']:.2f}"
     whom = "whoever sees the model" if dp["where"] == "central" else "the server too"
     return f"ε {e} at δ {dp['delta']:g} against {whom} ({dp['neighbours']}; {dp['accountant'].upper()})"
+
+
+def left_out(s: Scores) -> Iterator[str]:
+    """Who was, a line for each client and reason; left_out.json has all."""
+    rows = s.get("left_out", [])
+    for name, doing, why in list(dict.fromkeys((r["name"], r["doing"], r["why"]) for r in rows))[:MANY]:
+        rounds = [str(r["round"] + 1) for r in rows if (r["name"], r["doing"], r["why"]) == (name, doing, why)]
+        of = "the training" if doing == "training" else "the scores before"
+        more = ", …" if len(rounds) > SHOWN else ""
+        yield f"{name}: {of} of round {', '.join(rounds[:SHOWN])}{more}: {why}"
 
 
 def inside(s: Scores) -> str:

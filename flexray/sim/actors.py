@@ -4,149 +4,125 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from itertools import zip_longest
 from math import inf
 from pathlib import Path
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import ray
 from ray.exceptions import RayError, RayTaskError
 
 from flexray.errors import ConfigError, RunError
-from flexray.sim.events import Event, Progress
-from flexray.sim.host import LARGE, ClientHost
+from flexray.sim.crew import FETCH_SECONDS, START_SECONDS, Crew, reason
+from flexray.sim.events import Event, Progress, RoundDone, Started
+from flexray.sim.failure import Doing, Trouble
+from flexray.sim.host import LARGE
 from flexray.sim.job import Job
 from flexray.sim.merging import Merging
-from flexray.sim.pool import Scored, Trained, asked
+from flexray.sim.pool import Scored, Trained, asked, told
 from flexray.sim.queues import Queues
+from flexray.sim.redo import Redo, Surveying
 from flexray.sim.reports import Sum
 from flexray.sim.run import run
 from flexray.sim.schedule import Group
-from flexray.sim.work import Scoring, Task, Training, Work, bound
+from flexray.sim.spread import Spread
+from flexray.sim.work import Scoring, Task, Work, bound
 from flexray.state import State
 
-T = TypeVar("T")
-
-START_SECONDS = 300.0
-IN_FLIGHT = 2
-"""Tasks queued at an actor: one at work and one ready, so that it never waits for the driver."""
 MOVING_SECONDS = 0.05
 """Where a client takes less, it stays with its actor: to read its state elsewhere, or to send another sum, would take as long."""
 QUIET_SECONDS = 0.1
 """Progress is told no more often than this."""
+POLL_SECONDS = 2.0
+"""Between looking whether Ray itself is still there."""
+GIVE_SECONDS = 3600.0
+"""For an actor to write what its clients own and to give its sums away, or to take another's."""
+SLACK = 60.0
+"""Seconds more than all clients of a task may take, and a quarter of these: until then an actor ends by itself."""
 
 
 class RayPool:
     """Client actors, each with its share of a node. Each trains its part of a round, and then what others have left; with one client per
-    actor, its own only."""
+    actor, its own only. What an actor that dies had done is done once more."""
 
     def __init__(self, job: Job):
-        layout, self.bound = job.layout, bound(job)
-        # No task retries: Ray would re-run the call on a fresh object. A client that dies ends the run, which can be resumed.
-        actor: Any = ray.remote(ClientHost)
-        actor = actor.options(num_cpus=layout.cpu, num_gpus=layout.gpu, max_restarts=0, max_task_retries=0)
-        shared = ray.put(job)
-        self.hosts: list[Any] = [actor.remote(shared, behind=True) for _ in range(layout.actors)]
-        self.actors = layout.actors
-        self._settling: dict[int, Any] = {}
-        self._round = 0
-        self.pace = inf
-        try:
-            with _blame("a client actor failed to start"):
-                self.pids = ray.get([h.ready.remote() for h in self.hosts], timeout=START_SECONDS)
-        except BaseException:
-            self.close()
-            raise
+        self.job, self.bound = job, bound(job)
+        self.crew = Crew(job)
+        self.actors, self.pace = job.layout.actors, inf
+        self._slowest: dict[Doing, float] = {}
 
     def open(self) -> np.ndarray:
-        with _blame("the first client actor failed"):
-            return ray.get(self.hosts[0].open.remote())
+        redo = Surveying(self.job)
+        queues = Queues(["open"], ())
+        spread = Spread(self.crew, queues, redo, lambda a, *_: (self.crew.hosts[a].open.remote(), START_SECONDS))
+        (vector,) = [what[1] for what in spread.run() if isinstance(what, tuple)]
+        return vector
 
     def survey(self, groups: Sequence[Group]) -> Iterator[dict[int, State]]:
+        redo, hosts = Surveying(self.job), self.crew.hosts
+
+        def do(a: int, group: Group, _: Any) -> tuple[Any, float | None]:
+            patience = redo.patience(group)
+            return hosts[a].survey.remote(group, patience), _in_all(patience, len(group))
+
         queues = self._queues(groups, [group[0] for group in groups])
-        for _, told in self._spread(queues, lambda a, group, _: self.hosts[a].survey.remote(group), lambda _: None):
-            yield told
+        for what in Spread(self.crew, queues, redo, do, home=lambda group: self._home(group[0])).run():
+            if isinstance(what, tuple):
+                yield what[1]
 
-    def play(self, work: Work) -> Iterator[Trained | Scored | Sum]:
-        sent, self._round = [ray.put(work.sent(cluster)) for cluster in range(work.clusters)], work.round
-        merging = Merging(self.actors, among=work.wire.bytes() > LARGE)
+    def play(self, work: Work) -> Iterator[Trained | Scored | Sum | Trouble]:
+        sent, hosts = [ray.put(work.sent(cluster)) for cluster in range(work.clusters)], self.crew.hosts
+        redo = Redo(self.job, work, self._slowest)
 
-        def call(a: int, task: Task, then: Task | None) -> Any:
-            more = {"known": work.owning(task.groups), "ahead": work.states(then.groups[:1]) if then else ()}
+        def do(a: int, task: Task, then: Task | None) -> tuple[Any, float | None]:
+            patience, many = redo.patience(task), sum(map(len, task.groups))
+            more = {
+                "known": work.owning(task.groups),
+                "ahead": work.states(then.groups[:1]) if then else (),
+                "patience": patience,
+            }
             if isinstance(task, Scoring):
-                return self.hosts[a].score.remote(work.round, task.groups, sent[task.cluster], task.views, **more)
-            return self.hosts[a].train.remote(
-                work.round, task.groups, sent[task.cluster], work.rows[task.cluster], **asked(task), **more
-            )
-
-        def end(a: int) -> tuple[int, Any] | None:
-            if (merge := merging.ready(a)) is None:
-                return None
-            giver = self.hosts[merge.giver]
-            sums, self._settling[merge.giver] = giver.gather.remote(), giver.settle.remote(work.ahead(merge.giver))
-            if merge.taker is None:
-                return merge.giver, sums
-            return merge.taker, self.hosts[merge.taker].absorb.remote(work.round, sums)
-
-        queues = self._queues(
-            work.scoring, [task.groups[0][0] for task in work.scoring], work.training, self.pace < MOVING_SECONDS
-        )
-        seconds, clients = 0.0, 0
-        for task, result in self._spread(queues, call, end):
-            if isinstance(task, Training):
-                seconds, clients = seconds + result[1].seconds, clients + len(result[1].clients)
-                yield Trained(task, *result)
-            elif task is not None:
-                yield Scored(task, result)
+                call = hosts[a].score.remote(work.round, task.groups, sent[task.cluster], task.views, **more)
             else:
-                yield from result or ()
+                call = hosts[a].train.remote(
+                    work.round, task.groups, sent[task.cluster], work.rows[task.cluster], **asked(task), **more
+                )
+            return call, _in_all(patience, many)
+
+        spread = Spread(
+            self.crew,
+            self._queues(work.scoring, [task.groups[0][0] for task in work.scoring], work.training, self.pace < MOVING_SECONDS),
+            redo,
+            do,
+            Merging(self.actors, among=work.wire.bytes() > LARGE),
+            give=lambda a: hosts[a].give.remote(work.ahead(a)),
+            absorb=lambda a, sums: hosts[a].absorb.remote(work.round, sums),
+            home=lambda task: self._home(task.groups[0][0]),
+            patience=None if redo.faults.client_seconds is None else GIVE_SECONDS,
+        )
+        yield from self._paced(told(spread.run(), redo))
+
+    def settle(self) -> None:
+        """All is at rest: before an actor gives its sums, and there is no round without them."""
+
+    def close(self) -> None:
+        self.crew.close()
+
+    def _paced(self, results: Iterator[Trained | Scored | Sum | Trouble]) -> Iterator[Trained | Scored | Sum | Trouble]:
+        """The same; and learns how long a client takes."""
+        seconds, clients = 0.0, 0
+        for result in results:
+            if isinstance(result, Trained):
+                seconds, clients = seconds + result.report.seconds, clients + len(result.report.clients)
+            yield result
             del result
         self.pace = seconds / clients if clients else self.pace
 
-    def settle(self) -> None:
-        for a, done in self._settling.items():
-            with self._blame(a):
-                ray.get(done)
-        self._settling = {}
-
-    def close(self) -> None:
-        for host in self.hosts:
-            ray.kill(host)
-
-    def _spread(
-        self, queues: Queues[T], call: Callable[[int, T, T | None], Any], end: Callable[[int], tuple[int, Any] | None]
-    ) -> Iterator[tuple[T | None, Any]]:
-        """Runs call(actor, task, the one that may follow there) for each task; and end(actor) whenever an actor has nothing left to do,
-        which gives what is still to be waited for, and whose it is. Yields tasks (None for those ends) and results as they finish."""
-        pending: dict[Any, tuple[int, T | None]] = {}
-
-        def more(a: int) -> None:
-            if (task := queues.take(a)) is not None:
-                pending[call(a, task, queues.peek(a))] = a, task
-
-        def idle(a: int) -> None:
-            if a not in [b for b, _ in pending.values()] and (left := end(a)):
-                pending[left[1]] = left[0], None
-
-        for a in [*range(self.actors)] * IN_FLIGHT:
-            more(a)
-        for a in range(self.actors):
-            idle(a)
-        while pending:
-            (done,), _ = ray.wait(list(pending), num_returns=1)
-            a, task = pending.pop(done)
-            with self._blame(a):
-                result = ray.get(done)
-            if task is not None:
-                more(a)
-            if task is not None or result is None:
-                idle(a)
-            del done  # with the result, it would keep memory of the object store until the next one comes
-            yield task, result
-            del result
+    def _home(self, client: int) -> int | None:
+        return client % self.actors if self.bound else None
 
     def _queues(
         self, tasks: Sequence[Any], clients: Sequence[int], own: Sequence[Sequence[Any]] = (), bound: bool = False
@@ -159,8 +135,9 @@ class RayPool:
         ]
         return Queues((), [[*mine, *more] for mine, more in zip_longest(home, own, fillvalue=())], bound=True)
 
-    def _blame(self, a: int) -> AbstractContextManager[None]:
-        return _blame(f"round {self._round}: client actor {a} (process {self.pids[a]}) failed")
+
+def _in_all(patience: float | None, clients: int) -> float | None:
+    return None if patience is None else 1.25 * patience * clients + SLACK
 
 
 class Driver:
@@ -190,17 +167,36 @@ def seldom(events: Iterator[Event], quiet: float = QUIET_SECONDS) -> Iterator[Ev
         yield held
 
 
-def simulate(job: Job, out: Path, resume: bool = False) -> Iterator[Event]:
-    """The run in a driver actor, its events as they happen. Raises RunError or ConfigError as the driver did."""
+def simulate(job: Job, out: Path, resume: bool = False, dead: Callable[[], list[str]] = list) -> Iterator[Event]:
+    """The run in a driver actor, its events as they happen. Raises RunError or ConfigError as the driver did, or RunError if of Ray's own
+    processes some are `dead`."""
     actor: Any = ray.remote(Driver)
     driver = actor.options(num_cpus=0, max_restarts=0, max_task_retries=0).remote()
     stream = driver.events.options(num_returns="streaming").remote(job, out, resume)
+    where = "before the first round"
     try:
-        with _blame("the driver failed"):
-            for ref in stream:
-                yield ray.get(ref)
+        while True:
+            with _blame(f"{where}: the driver, which leads the run, failed"):
+                event = _next(stream, dead, where)
+            if event is None:
+                return
+            if isinstance(event, (Started, RoundDone)):
+                where = f"round {event.round if isinstance(event, Started) else event.report.round + 1}"
+            yield event
     finally:
-        ray.kill(driver)
+        if not dead():
+            ray.kill(driver)
+
+
+def _next(stream: Any, dead: Callable[[], list[str]], where: str) -> Event | None:
+    """The next event; None at the end."""
+    while not ray.wait([stream], timeout=POLL_SECONDS)[0]:
+        if gone := dead():
+            raise RunError(
+                f"{where}: Ray itself has died: {', '.join(gone)} on this machine; was it killed, or is memory short?"
+            )
+    ref = next(stream, None)
+    return None if ref is None else ray.get(ref, timeout=FETCH_SECONDS)
 
 
 @contextmanager
@@ -211,5 +207,4 @@ def _blame(what: str) -> Iterator[None]:
     except RayTaskError as e:
         raise e.cause if isinstance(e.cause, (ConfigError, RunError)) else RunError(f"{what}: {e.cause!r}") from e
     except RayError as e:
-        reason = str(e).strip().split("\n")[0]
-        raise RunError(f"{what}: {type(e).__name__}: {reason}") from e
+        raise RunError(f"{what}: {reason(e)}") from e

@@ -66,10 +66,23 @@ class Checkpointed:
 
 
 @dataclass(frozen=True)
+class Stumbled:
+    """Clients (by name) failed while they were trained or scored in a round, or a client actor died, perhaps without anybody's doing.
+    They are tried again, or left out."""
+
+    round: int
+    clients: tuple[str, ...]
+    doing: str
+    why: str
+    attempts: int
+    left_out: bool
+
+
+@dataclass(frozen=True)
 class Finished:
     """The run is over; what summary.json holds."""
 
     summary: dict[str, Any]
 
 
-Event = Started | Progress | RoundDone | Evaluated | Checkpointed | Finished
+Event = Started | Progress | RoundDone | Evaluated | Checkpointed | Stumbled | Finished

@@ -8,8 +8,10 @@ from time import perf_counter
 
 import numpy as np
 
-from flexray.sim import schedule, work
+from flexray.errors import RunError
+from flexray.sim import left_out, schedule, work
 from flexray.sim.events import Evaluated
+from flexray.sim.failure import Trouble
 from flexray.sim.job import Job
 from flexray.sim.pool import Pool, Scored
 from flexray.sim.reports import Scores
@@ -29,15 +31,21 @@ class Exam:
     actors: int
     last: bool
     scores: Scores = field(default_factory=dict)
-    done: int = 0
+    left_out: list[Trouble] = field(default_factory=list)
     busy: float = 0.0
     started: float = field(default_factory=perf_counter)
 
-    def add(self, job: Job, scored: Scored) -> Iterator[Evaluated]:
-        """Saved as soon as it is whole."""
-        self.scores |= scored.report.scores
-        self.done, self.busy = self.done + 1, self.busy + scored.report.seconds
-        if self.done == len(self.tasks):
+    def add(self, job: Job, scored: Scored | Trouble) -> Iterator[Evaluated]:
+        """Saved as soon as it is whole; who is left out is not missed."""
+        if isinstance(scored, Trouble):
+            self.left_out += [scored] if scored.left_out else []
+        else:
+            self.scores |= scored.report.scores
+            self.busy += scored.report.seconds
+        if not self.scores and len(self.left_out) == self.clients:
+            raise RunError(f"round {self.round}: nobody could be scored, the last one: {self.left_out[-1].why}")
+        whole = isinstance(scored, Scored) or scored.left_out
+        if whole and len(self.scores) + len(self.left_out) == self.clients:
             # What the mean actor spent on it; at the end, when nothing else goes on, all the time that passed.
             yield self._save(job, perf_counter() - self.started if self.last else self.busy / self.actors)
 
@@ -45,8 +53,9 @@ class Exam:
         x, scores, folder, round = job.experiment.evaluation, self.scores, self.folder, self.round
         folder.save_inside(round, {job.clients[c].name: found.sight for c, found in sorted(scores.items()) if found.sight})
         folder.save_marks({c: found.marks for c, found in scores.items()}, job.clients, round, self.last)
+        left_out.save(folder, job, round, "scoring", self.left_out)
         means = folder.save_scores(_rows(job, round, scores), round, seconds, {"split": x.split, "when": x.when})
-        return Evaluated(round, self.clients, means, seconds, x.split, numbers_of(job, means["personal"]))
+        return Evaluated(round, len(scores), means, seconds, x.split, numbers_of(job, means["personal"]))
 
 
 def examination(job: Job, pool: Pool, folder: RunFolder, server: Server, round: int, last: bool = False) -> Exam:

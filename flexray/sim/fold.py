@@ -77,4 +77,8 @@ class Gathering:
     def result(self) -> list[np.ndarray]:
         """All of them, in client order."""
         assert self._found.keys() == {*self._clients}, f"{len(self._found)} of {len(self._clients)} updates came"
-        return [self._found[client] for client in sorted(self._clients)]
+        return self.of(self._clients)
+
+    def of(self, clients: Sequence[int]) -> list[np.ndarray]:
+        """Those of some, in client order."""
+        return [self._found[client] for client in sorted(clients)]

@@ -105,6 +105,11 @@ class Job:
         return (*self.clients, _everybody(self.clients)) if self.algorithm.pooled else self.clients
 
     @cached_property
+    def names(self) -> list[str]:
+        """Of all trainees."""
+        return [c.name for c in self.trainees]
+
+    @cached_property
     def rows(self) -> int:
         """Train rows of all clients."""
         return sum(len(c.train) for c in self.clients)

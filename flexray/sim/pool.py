@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import Any, Protocol
 
 import numpy as np
 
+from flexray.sim.failure import Trouble
 from flexray.sim.host import ClientHost
 from flexray.sim.job import Job
+from flexray.sim.redo import Redo
 from flexray.sim.reports import ScoreReport, SliceReport, Sum
 from flexray.sim.schedule import Group
 from flexray.sim.work import Scoring, Task, Training, Work
@@ -49,8 +52,8 @@ class Pool(Protocol):
         """What the clients of each group tell once."""
         ...
 
-    def play(self, work: Work) -> Iterator[Trained | Scored | Sum]:
-        """Does all tasks. Sums may be written into."""
+    def play(self, work: Work) -> Iterator[Trained | Scored | Sum | Trouble]:
+        """Does all tasks, those of clients that fail as `Redo` says. Sums may be written into."""
         ...
 
     def settle(self) -> None:
@@ -66,7 +69,7 @@ class InlinePool:
     actors, pace = 1, inf
 
     def __init__(self, job: Job):
-        self.host = ClientHost(job, behind=True)
+        self.job, self.host = job, ClientHost(job, behind=True, tells=True)
 
     def open(self) -> np.ndarray:
         return self.host.open()
@@ -74,11 +77,22 @@ class InlinePool:
     def survey(self, groups: Sequence[Group]) -> Iterator[dict[int, State]]:
         yield from map(self.host.survey, groups)
 
-    def play(self, work: Work) -> Iterator[Trained | Scored | Sum]:
-        sent = [work.sent(cluster) for cluster in range(work.clusters)]
-        for task in work.tasks:
-            yield perform(self.host, task, work, sent[task.cluster])
-        yield from self.host.gather()
+    def play(self, work: Work) -> Iterator[Trained | Scored | Sum | Trouble]:
+        redo = Redo(self.job, work, {})
+        yield from told(self._done(work, redo), redo)
+        yield from self.host.give()
+
+    def _done(self, work: Work, redo: Redo) -> Iterator[tuple[Task, Any] | Trouble | list[Sum]]:
+        sent, queue = [work.sent(cluster) for cluster in range(work.clusters)], deque(work.tasks)
+        while queue:
+            task = queue.popleft()
+            result = perform(self.host, task, work, sent[task.cluster])
+            heard = redo.heard(task, result[1] if isinstance(result, tuple) else result)
+            if heard.well is not None:
+                yield heard.well, result
+            yield from heard.troubles
+            yield list(heard.empty)
+            (queue.extend if redo.defers else queue.extendleft)(heard.again)
 
     def settle(self) -> None:
         self.host.settle()
@@ -87,12 +101,26 @@ class InlinePool:
         self.host.close()
 
 
-def perform(host: ClientHost, task: Task, w: Work, sent: np.ndarray) -> Trained | Scored:
-    """Does a task in this process."""
+def perform(host: ClientHost, task: Task, w: Work, sent: np.ndarray) -> Any:
+    """Does a task in this process; gives what the host gave."""
     known, groups = w.owning(task.groups), task.groups
     if isinstance(task, Scoring):
-        return Scored(task, host.score(w.round, groups, sent, task.views, known=known))
-    return Trained(task, *host.train(w.round, groups, sent, w.rows[task.cluster], **asked(task), known=known))
+        return host.score(w.round, groups, sent, task.views, known=known)
+    return host.train(w.round, groups, sent, w.rows[task.cluster], **asked(task), known=known)
+
+
+def told(found: Iterable[tuple[Task, Any] | Trouble | list[Sum]], redo: Redo) -> Iterator[Trained | Scored | Sum | Trouble]:
+    """What a round is told of tasks that were done, each once, of troubles and of sums."""
+    for what in found:
+        if isinstance(what, list):
+            yield from what
+        elif isinstance(what, Trouble):
+            yield what
+        elif isinstance(task := what[0], Scoring):
+            yield Scored(task, what[1])
+        elif redo.is_new(task):
+            yield Trained(task, *what[1])
+        del what
 
 
 def asked(task: Training) -> dict[str, Any]:

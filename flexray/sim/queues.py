@@ -26,6 +26,14 @@ class Queues(Generic[T]):
         queue = self._next(actor)
         return queue[0] if queue else None
 
+    def back(self, actor: int, task: T, last: bool = False) -> None:
+        """A task that an actor took is to be done once more: as its next one, or as its last."""
+        self._own += [deque() for _ in range(actor + 1 - len(self._own))]
+        if last:
+            self._own[actor].append(task)
+        else:
+            self._own[actor].appendleft(task)
+
     def _next(self, actor: int) -> deque[T] | None:
         for queue in self._mine(actor):
             if queue:

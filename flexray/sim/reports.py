@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, overload
 
 import numpy as np
 
 from flexray.models.inside import Inside
+from flexray.sim.failure import Failed
 from flexray.sim.local.evaluator import Marks
 
 Cost = tuple[dict[str, int], dict[str, int]]
@@ -71,6 +72,14 @@ class Reports(Sequence[ClientReport]):
         cost = np.concatenate([numbers[at + p.cost] for at, p in zip(bounds.tolist(), parts, strict=False)])
         return cls(**columns, cost=cost[order], costs=costs)
 
+    def without(self, clients: Collection[int]) -> Reports:
+        """All but these."""
+        if not clients:
+            return self
+        stay = ~np.isin(self.client, list(clients))
+        columns = {name: getattr(self, name)[stay] for name in (*COLUMNS, "cost")}
+        return Reports(**columns, costs=self.costs)
+
     def __len__(self) -> int:
         return len(self.client)
 
@@ -115,7 +124,8 @@ class Sum(NamedTuple):
 class SliceReport:
     """A slice's clients, and the seconds that the process spent on it: all, and those for which it waited for private state.
 
-    trained: the parts that local steps changed. rests: for clients whose private state was put to rest, the round after which.
+    trained: the parts that local steps changed. rests: for clients whose private state was put to rest, the round after which. failed:
+    who did, of leaves that are not in it.
     """
 
     clients: Reports
@@ -123,6 +133,7 @@ class SliceReport:
     seconds_private: float
     trained: frozenset[str] = frozenset()
     rests: dict[int, int] = field(default_factory=dict)
+    failed: tuple[Failed, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -147,10 +158,11 @@ Scores = dict[int, Examined]
 
 @dataclass(frozen=True)
 class ScoreReport:
-    """What some clients scored, and the seconds that the process spent on it."""
+    """What some clients scored, and the seconds that the process spent on it; and who failed."""
 
     scores: Scores
     seconds: float
+    failed: tuple[Failed, ...] = ()
 
 
 def numbered(costs: Sequence[Cost]) -> tuple[np.ndarray, tuple[Cost, ...]]:

@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from flexray.errors import RunError
 from flexray.sim import work
+from flexray.sim.failure import Trouble
 from flexray.sim.fold import Fold, Gathering
 from flexray.sim.job import Job
 from flexray.sim.pool import Pool, Scored, Trained
@@ -21,12 +23,15 @@ from flexray.sim.vectors import Vectors
 from flexray.sim.work import Scoring, Server
 from flexray.state import ServerState
 
+Who = Sequence[Sequence[int]]
+"""Clients, by cluster."""
+
 
 @dataclass(frozen=True)
 class RoundReport:
     """A finished round. Seconds: the whole (without what actors spent on scoring meanwhile), the mean an actor trained, the driver's
-    handling of updates and waiting for private state, and idle time; trained: the parts that local steps changed; privacy: ε after
-    it, if that is counted, and the clip in it."""
+    handling of updates and waiting for private state, and idle time; trained: the parts that local steps changed; left_out: who was
+    to train and is not among the clients, as they failed; privacy: ε after it, if that is counted, and the clip in it."""
 
     round: int
     clients: Reports
@@ -34,6 +39,7 @@ class RoundReport:
     seconds_training: float
     seconds_communication: float
     trained: frozenset[str] = frozenset()
+    left_out: tuple[Trouble, ...] = ()
     privacy: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -67,9 +73,11 @@ class _Clock:
             self.training += report.seconds - report.seconds_private
             self.private += report.seconds_private
 
-    def report(self, round: int, clients: Reports, seconds: float, actors: int, trained: frozenset[str]) -> RoundReport:
-        exchange = self.handling + self.private / actors
-        return RoundReport(round, clients, max(seconds - self.scoring / actors, 0.0), self.training / actors, exchange, trained)
+    def report(
+        self, round: int, clients: Reports, seconds: float, actors: int, trained: frozenset[str], out: Sequence[Trouble]
+    ) -> RoundReport:
+        exchange, seconds = self.handling + self.private / actors, max(seconds - self.scoring / actors, 0.0)
+        return RoundReport(round, clients, seconds, self.training / actors, exchange, trained, tuple(out))
 
 
 def play(
@@ -81,39 +89,55 @@ def play(
     exam: Sequence[Scoring] = (),
     *,
     vectors: Vectors,
-) -> Iterator[Trained | Scored | tuple[Server, RoundReport]]:
+) -> Iterator[Trained | Scored | Trouble | tuple[Server, RoundReport]]:
     """One round, and meanwhile the scoring of the state before it: yields each task's result as it comes, and at last, when all that
-    clients own is at rest, the server with the round's report. known: see `Work`; vectors: of the rounds before."""
+    clients own is at rest, the server with the round's report. known: see `Work`; vectors: of the rounds before. Who is left out
+    counts for nothing."""
     started, clock = perf_counter(), _Clock()
     leaves = work.slices(job, server, round)
     who = [[c for leaf in own for group in leaf for c in group] for own in leaves]
     folds = [
         Gathering(clients) if job.algorithm.each else Fold(len(own), vectors) for clients, own in zip(who, leaves, strict=True)
     ]
-    todo, reports = work.of_round(job, server, round, leaves, exam, known, pool.actors, pool.pace), []
+    todo, reports, out = work.of_round(job, server, round, leaves, exam, known, pool.actors, pool.pace), [], list[Trouble]()
     clock.handling += perf_counter() - started
     for done in pool.play(todo):
         before = perf_counter()
-        if isinstance(done, Trained):
-            reports.append(done.report)
-        _collect(folds, done)
+        _collect(folds, reports, out, done)
         clock.handling += perf_counter() - before
-        if not isinstance(done, Sum):
+        if isinstance(done, (Trained, Scored)):
             clock.count(done.report)
+        if not isinstance(done, Sum):
             yield done
         del done
     before = perf_counter()
-    states = _states(job, server, folds, who, round, vectors)
+    states = _states(job, server, folds, (who, _staying(who, out, round)), round, vectors)
     clock.handling += perf_counter() - before
     pool.settle()
     trained = frozenset(part for r in reports for part in r.trained)
-    report = clock.report(round, Reports.joined([r.clients for r in reports]), perf_counter() - started, pool.actors, trained)
+    clients = Reports.joined([r.clients for r in reports]).without({c for trouble in out for c in trouble.clients})
+    report = clock.report(round, clients, perf_counter() - started, pool.actors, trained, out)
     yield Server(states, server.clusters), replace(report, privacy=opening.told(job, round, server.states[0]))
 
 
-def _collect(folds: Sequence[Fold | Gathering], done: Trained | Scored | Sum) -> None:
-    """Adds what came to what its cluster has."""
-    if isinstance(done, Sum):
+def _staying(who: Who, out: Sequence[Trouble], round: int) -> list[list[int]]:
+    """Per cluster who is not left out. Raises RunError if nobody is."""
+    gone = {c for trouble in out for c in trouble.clients}
+    stay = [[c for c in clients if c not in gone] for clients in who]
+    if any(who) and not any(stay):
+        raise RunError(f"round {round}: nobody is left, every client failed, the last one: {out[-1].why}")
+    return stay
+
+
+def _collect(
+    folds: Sequence[Fold | Gathering], reports: list[SliceReport], out: list[Trouble], done: Trained | Scored | Sum | Trouble
+) -> None:
+    """Adds what came to what its cluster has, and to the reports, or to who is left out."""
+    if isinstance(done, Trained):
+        reports.append(done.report)
+    if isinstance(done, Trouble):
+        out += [done] if done.left_out and done.doing == "training" else []
+    elif isinstance(done, Sum):
         fold = folds[done.cluster]
         assert isinstance(fold, Fold)
         fold.add(done.vector, done.first, done.end)
@@ -122,14 +146,29 @@ def _collect(folds: Sequence[Fold | Gathering], done: Trained | Scored | Sum) ->
 
 
 def _states(
-    job: Job, server: Server, folds: Sequence[Fold | Gathering], who: Sequence[Sequence[int]], round: int, vectors: Vectors
+    job: Job, server: Server, folds: Sequence[Fold | Gathering], of: tuple[Who, Who], round: int, vectors: Vectors
 ) -> tuple[ServerState, ...]:
-    """What the server makes of all updates, cluster by cluster."""
+    """What the server makes of all updates, cluster by cluster. of: who was to train, and who did."""
+    who, stay = of
     if rules.closes(job.experiment):
-        return (opening.served(job, server.states[0], folds[0].result if who[0] else None, who[0], round),)  # pyright: ignore[reportArgumentType]
-    return tuple(
-        _served(job, s, _mine(folds[i].result, vectors), who[i], server, i) if who[i] else s for i, s in server.numbered()
-    )
+        return (opening.served(job, server.states[0], folds[0].result if stay[0] else None, stay[0], round),)  # pyright: ignore[reportArgumentType]
+    return tuple(_updated(job, server, i, folds[i], vectors, who[i], stay[i]) for i, _ in server.numbered())
+
+
+def _updated(
+    job: Job, server: Server, cluster: int, fold: Fold | Gathering, vectors: Vectors, who: Sequence[int], stay: Sequence[int]
+) -> ServerState:
+    """A cluster's state after a round; the one before where nobody trained. who: was to train; stay: did."""
+    state = server.states[cluster]
+    if not stay:
+        return state
+    if isinstance(fold, Gathering):
+        return _served(job, state, fold.of(stay), stay, server, cluster)
+    gathered = _mine(fold.result, vectors)
+    if len(stay) < len(who):  # each came with its share of all rows
+        rows = [sum(len(job.trainees[c].train) for c in clients) for clients in (who, stay)]
+        gathered *= np.float32(rows[0] / rows[1])
+    return _served(job, state, gathered, stay, server, cluster)
 
 
 def _served(job: Job, state: ServerState, gathered: Any, clients: Sequence[int], server: Server, cluster: int) -> ServerState:
@@ -147,9 +186,9 @@ def _served(job: Job, state: ServerState, gathered: Any, clients: Sequence[int],
     return algorithm.server(state, mean, len(clients) / population)
 
 
-def _mine(gathered: Any, vectors: Vectors) -> Any:
+def _mine(gathered: np.ndarray, vectors: Vectors) -> np.ndarray:
     """A sum in memory of the driver's own: what comes from the object store is everybody's."""
-    if isinstance(gathered, list) or gathered.flags.writeable:
+    if gathered.flags.writeable:
         return gathered
     own = vectors.take(len(gathered))
     np.copyto(own, gathered)

@@ -10,15 +10,16 @@ import torch
 
 from flexray.config import Experiment
 from flexray.errors import RunError
-from flexray.sim import schedule, work
+from flexray.sim import left_out, schedule, work
 from flexray.sim.checkpoint import Checkpoints, place_of
-from flexray.sim.events import Event, Finished, Progress, RoundDone, Started
+from flexray.sim.events import Event, Finished, Progress, RoundDone, Started, Stumbled
 from flexray.sim.exam import Exam, examination
+from flexray.sim.failure import Trouble
 from flexray.sim.job import Job
 from flexray.sim.pool import Pool, Scored, Trained
 from flexray.sim.private.store import PrivateStore
 from flexray.sim.reports import SliceReport
-from flexray.sim.round import play
+from flexray.sim.round import RoundReport, play
 from flexray.sim.run_folder import RunFolder
 from flexray.sim.summary import summarise
 from flexray.sim.vectors import Vectors
@@ -45,6 +46,7 @@ def run(job: Job, make_pool: Callable[[Job], Pool], out: Path, resume: bool = Fa
             for what in play(job, pool, server, round, known, exam.tasks if exam else (), vectors=vectors):
                 if isinstance(what, tuple):
                     server, report = what
+                    _left_out(job, folder, report, rests)
                     folder.save_round(server, report)
                     yield RoundDone(report)
                 else:
@@ -81,6 +83,7 @@ def _begin(job: Job, pool: Pool, folder: RunFolder, resume: bool) -> tuple[Serve
     known = PrivateStore.of(job).forget_after(round)
     if server is not None:
         folder.forget_after(round)
+        left_out.forget_after(folder, round)
         return server, round + 1, known
     clusters = _clusters(job, pool, folder)
     state = job.algorithm.open(job.down.unpack(pool.open()))
@@ -102,11 +105,25 @@ def _scores(x: Experiment, round: int) -> bool:
     return bool(x.evaluation.every) and round % x.evaluation.every == 0
 
 
-def _heard(job: Job, round: int, what: Trained | Scored, exam: Exam | None) -> Iterator[Event]:
-    """What a task that is done has to tell."""
+def _left_out(job: Job, folder: RunFolder, report: RoundReport, rests: dict[int, int]) -> None:
+    """Who is left out of a round owns what it did before, whatever a lost attempt has written."""
+    if not report.left_out:
+        return
+    store = PrivateStore(job.private, [c.name for c in job.trainees])
+    for client in {c for trouble in report.left_out for c in trouble.clients}:
+        store.drop(client, report.round)
+        rests.pop(client, None)
+    left_out.save(folder, job, report.round, "training", report.left_out)
+
+
+def _heard(job: Job, round: int, what: Trained | Scored | Trouble, exam: Exam | None) -> Iterator[Event]:
+    """What a task that is done has to tell, or one that is not."""
+    if isinstance(what, Trouble):
+        names = tuple(job.trainees[c].name for c in what.clients)
+        yield Stumbled(round, names, what.doing, what.why, what.attempts, what.left_out)
     if isinstance(what, Trained):
         yield _progress(round, job, what.report)
-    else:
+    elif isinstance(what, Scored) or what.doing == "scoring":
         assert exam is not None
         yield from exam.add(job, what)
 
@@ -116,7 +133,7 @@ def _last(job: Job, pool: Pool, folder: RunFolder, server: Server, known: dict[i
     rounds = job.experiment.rounds
     exam = examination(job, pool, folder, server, rounds, last=True)
     for scored in pool.play(work.of_exam(job, server, rounds, exam.tasks, known)):
-        assert isinstance(scored, Scored)
+        assert isinstance(scored, (Scored, Trouble))
         yield from _heard(job, rounds, scored, exam)
     pool.settle()
 

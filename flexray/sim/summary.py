@@ -9,6 +9,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from flexray.metric import Number
+from flexray.sim import left_out
 from flexray.sim.job import Job
 from flexray.sim.privacy import costs, opening
 from flexray.sim.run_folder import RunFolder
@@ -43,6 +44,7 @@ def summarise(job: Job, folder: RunFolder, actors: int) -> dict[str, Any]:
         "bytes": _bytes(job, folder),
         "flops_per_token": {"frozen": job.costs.flops, "added": job.costs.flops_added},
         "inside": _inside(folder),
+        "left_out": left_out.load(folder),
         "seconds": seconds,
         "tokens": tokens,
         "tokens_per_second": tokens / training,

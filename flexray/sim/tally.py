@@ -3,16 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
+from flexray.sim.failure import Failed
 from flexray.sim.job import Job
 from flexray.sim.reports import Cost, Reports, SliceReport, numbered
 from flexray.sim.schedule import Group
 
 if TYPE_CHECKING:
-    from flexray.sim.local.trainer import SeatTrainer
+    from flexray.sim.local.trainer import Effort
+
+
+class Trained(Protocol):
+    """Whoever knows what local training cost and gave."""
+
+    @property
+    def round(self) -> int: ...
+
+    @property
+    def effort(self) -> Effort: ...
+
+
+class Done(NamedTuple):
+    """A group's turn that went well; rests: as for `Tally.add`."""
+
+    group: Group
+    round: int
+    effort: Effort
+    rests: dict[int, int]
 
 
 class Tally:
@@ -34,7 +54,7 @@ class Tally:
         self._parts: set[str] = set()
         return self
 
-    def add(self, group: Group, trainer: SeatTrainer, rests: dict[int, int]) -> None:
+    def add(self, group: Group, trainer: Trained, rests: dict[int, int]) -> None:
         """A group after its local training; rests: for whom private state was written, and of after which round."""
         effort = trainer.effort
         self._clients += group
@@ -48,7 +68,9 @@ class Tally:
         self._rests |= rests
         self._parts |= effort.parts
 
-    def report(self, seconds: float, seconds_private: float) -> SliceReport:
+    def report(self, seconds: float, seconds_private: float, failed: tuple[Failed, ...] = ()) -> SliceReport:
+        if not self._clients:
+            return SliceReport(Reports.of(()), seconds, seconds_private, failed=failed)
         steps = np.concatenate(self._steps)
         numbers, costs = numbered(self._costs)
         clients = Reports(
@@ -60,7 +82,7 @@ class Tally:
             cost=numbers,
             costs=costs,
         )
-        return SliceReport(clients, seconds, seconds_private, frozenset(self._parts), self._rests)
+        return SliceReport(clients, seconds, seconds_private, frozenset(self._parts), self._rests, failed)
 
     def _cost(self, number: int) -> Cost:
         up, down = self.job.up, self.job.down

@@ -128,10 +128,11 @@ class Work:
 
     def ahead(self, actor: int) -> list[tuple[int, int]]:
         """With which states an actor is to begin the next round, if this one does not change them."""
-        return [s for s in self.states(self.soon[actor : actor + 1]) if s[0] not in self._changing]
+        return [s for s in self.states(self.soon[actor : actor + 1]) if s[0] not in self.training_clients]
 
     @cached_property
-    def _changing(self) -> set[int]:
+    def training_clients(self) -> set[int]:
+        """Who is to be trained."""
         return {c for own in self.training for task in own for group in task.groups for c in group}
 
 

@@ -52,3 +52,24 @@ def test_who_is_ready_waits_for_the_next_one_alone():
     assert merging.ready(2) is None
     assert merging.ready(1) == Merge(1, 2)
     assert merging.ready(2) == Merge(2, None)
+
+
+def test_who_has_something_to_do_again_is_waited_for():
+    """0 has given to 1, which dies: both work again, and both give."""
+    merging = Merging(2, among=True)
+    assert merging.ready(1) is None
+    assert merging.ready(0) == Merge(0, 1)
+    merging.again(0)
+    assert merging.ready(0) is None
+    assert merging.ready(1) == Merge(1, 0)
+    assert merging.ready(0) == Merge(0, None)
+
+
+def test_nobody_waits_for_a_new_one_that_has_nothing():
+    """1 is new and has nothing: 0, which waits, is the last, and gives to the driver."""
+    merging = Merging(2, among=True)
+    assert merging.ready(0) is None
+    assert merging.nothing(1) == Merge(0, None)
+    merging = Merging(2, among=True)
+    assert merging.nothing(1) is None
+    assert merging.ready(0) == Merge(0, None)

@@ -50,3 +50,12 @@ def test_who_is_bound_takes_nothing_from_others():
 def test_without_any_tasks_there_is_nothing_to_take():
     assert Queues((), ()).take(0) is None
     assert Queues((), (), bound=True).take(3) is None
+
+
+def test_a_task_that_comes_back_is_the_next_one_or_the_last():
+    queues = Queues((), [["a1", "a2"]])
+    queues.back(0, "again")
+    queues.back(0, "late", last=True)
+    queues.back(2, "of one without tasks")
+    assert [queues.take(0) for _ in range(4)] == ["again", "a1", "a2", "late"]
+    assert queues.take(2) == "of one without tasks" and queues.take(1) is None

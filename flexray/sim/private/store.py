@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,13 +79,18 @@ class PrivateStore:
         if (found := _rounds(folder)) is None:
             Path(folder).mkdir(mode=0o700, parents=True, exist_ok=True)
         for old in sorted(r for r in found or () if r < round)[:-1]:
-            _make_room(_file(folder, old), temporary)
+            with suppress(FileNotFoundError):  # who does the same over again, as it was thought lost, may be faster
+                _make_room(_file(folder, old), temporary)
         at_rest.write(temporary, tensors, locked=self._locked(client, round))
         if self._durable:
             disk.rest(temporary)
         os.replace(temporary, _file(folder, round))
         if self._durable:
             disk.rest(folder)
+
+    def drop(self, client: int, round: int) -> None:
+        """As if nothing had been written after `round`."""
+        Path(_file(self._folder(client), round)).unlink(missing_ok=True)
 
     def forget_after(self, round: int) -> dict[int, int]:
         """Drop what was written in rounds after `round`, which were never finished, and what was cut short. Gives whose state is here,
