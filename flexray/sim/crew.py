@@ -77,7 +77,10 @@ class Crew:
         for a, host in enumerate(self.hosts):
             if host is not None:
                 self.stop(a)
-        rmtree(self._marks, ignore_errors=True)  # one that is still starting finds no place for a new one
+        gone = self._marks.with_name(f"{self._marks.name}.gone")
+        with suppress(OSError):
+            self._marks.rename(gone)  # at once, so that who is still starting finds no place for a new one
+        rmtree(gone, ignore_errors=True)
         for pid in self._dead:
             for unfinished in self.job.private.glob(f"*/.{pid}.tmp"):
                 unfinished.unlink(missing_ok=True)

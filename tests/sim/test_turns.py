@@ -23,7 +23,7 @@ def test_errors_are_collected_and_numbers_that_are_none_are_somebodys():
     with turns.turn(0, (0,), None):
         pass
     one, other = turns.end()
-    assert (one.clients, one.leaf) == ((0, 2), 4) and one.why.startswith("ValueError: x (test_guard.py, line ")
+    assert (one.clients, one.leaf) == ((0, 2), 4) and one.why.startswith("ValueError: x (test_turns.py, line ")
     assert (other.clients, other.leaf) == ((2,), 5) and other.why.startswith("FloatingPointError: the training loss")
 
 
