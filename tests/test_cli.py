@@ -198,8 +198,7 @@ def test_options_that_do_not_go_together(flexray, here):
     refused(flexray("simulate", "--quiet", "--json"), "--quiet: expected it without --json, got both; drop one of the two")
     refused(
         flexray("simulate", "--resume", "run"),
-        "--resume: expected a run folder or its checkpoints, got 'run' with neither config.yaml nor after-….json; "
-        "name the folder of a run, or under storage.checkpoint that of its name",
+        "--resume: expected a run folder, got 'run' without config.yaml; name the folder of a run",
     )
 
 
