@@ -193,7 +193,7 @@ def test_options_that_do_not_go_together(flexray, here):
     (here / "run").mkdir()
     refused(
         flexray("simulate", "--resume", "run", "--set", "rounds=3"),
-        "--resume: expected no config or --set beside it, got some; a run goes on as it was started",
+        "--resume: expected no config, --set or --out beside it, got some; a run goes on as it was started",
     )
     refused(flexray("simulate", "--quiet", "--json"), "--quiet: expected it without --json, got both; drop one of the two")
     refused(

@@ -22,7 +22,7 @@ FLOORS = (
     ("protection",),
     ("combinations",),
     ("config",),
-    ("sim", "recipe", "reference"),
+    ("sim", "recipe"),
     ("cluster", "tracking"),
     ("serve",),
     ("api", "pretrain"),

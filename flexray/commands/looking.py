@@ -105,28 +105,8 @@ def list_(
         messages.listing({k: folder.listing(path) for k, path in kinds.items() if kind in (None, k)}, new_console())
 
 
-def schema(
-    markdown: Annotated[bool, typer.Option("--markdown", help="As a page for people, docs/configuration.md.")] = False,
-) -> None:
-    """Print the config's keys as a JSON schema for editors."""
-    with Answering():
-        import json
-
-        from flexray import reference
-        from flexray.comparison.spec import Compare
-        from flexray.sweeping.spec import Sweep
-
-        more = {"compare": Compare, "sweep": Sweep}
-        text = (
-            reference.markdown(more)
-            if markdown
-            else json.dumps(reference.json_schema(more), indent=1, ensure_ascii=False) + "\n"
-        )
-        print(text, end="")
-
-
 def add(app: typer.Typer) -> None:
     """Makes them commands of the app."""
-    for command in (report, plan, partition, schema):
+    for command in (report, plan, partition):
         app.command()(command)
     app.command("list")(list_)
