@@ -8,12 +8,13 @@ FIND := for p in $(or $(PYTHON),python3.11 python3.12 python3.13 python3 python)
 
 PEERS := .peers
 
-.PHONY: help simulate test test-slow lint benchmarks peers clean
+.PHONY: help simulate test test-slow lint docs benchmarks peers clean
 
 help:
 	@echo "make simulate    run the embedded default: federated FLEx on a tiny MoE"
 	@echo "make test        the tests      make test-slow   the slow ones too"
 	@echo "make lint        ruff, pyright  make benchmarks  speed and memory against peers"
+	@echo "make docs        what of docs/ is made from the code: configuration.md and the JSON schemas"
 	@echo "make peers       what benchmarks/overhead.py and throughput.py compare with, in environments of their own: .peers/"
 	@echo "make clean       remove .venv, .peers and caches; runs/ stays"
 
@@ -30,6 +31,11 @@ lint: $(READY)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/pyright
+
+docs: $(READY)
+	@$(BIN)/flexray schema --markdown > docs/configuration.md
+	@$(BIN)/flexray schema > docs/config.schema.json
+	@$(BIN)/flexray schema --recipe > docs/recipe.schema.json
 
 benchmarks: $(READY)
 	@for name in startup memory throughput; do $(BIN)/python -m benchmarks.$$name || exit 1; done

@@ -9,7 +9,7 @@ import typer
 
 from flexray.answering import FAILED, Answering, Config, Json, Sets, Verbose
 from flexray.answering import console as new_console
-from flexray.commands import looking, serving
+from flexray.commands import looking, schema, serving
 
 app = typer.Typer(
     help="Federated fine-tuning of Mixture-of-Experts language models with personal experts, simulated on Ray.",
@@ -145,6 +145,7 @@ def sweep(
 
 looking.add(app)
 serving.add(app)
+schema.add(app)
 
 
 @app.command()

@@ -13,13 +13,14 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from flexray import folder
 from flexray.algorithm import Algorithm
+from flexray.combinations import combinations, unknown_names
 from flexray.data.options import Data
 from flexray.data.options import problems as data_problems
 from flexray.data.partition import Partition
-from flexray.errors import ConfigError, did_you_mean, expected
+from flexray.errors import ConfigError, expected
 from flexray.findings import lines, tidied
 from flexray.models.options import Model
-from flexray.parts import problems
+from flexray.part_problems import problems
 from flexray.raw import read
 from flexray.raw import read_yaml as read_yaml
 from flexray.schema import FOLDERS, Schema
@@ -32,19 +33,34 @@ class Experiment(Section):
     """One run. Every field has a default; `Experiment()` is the embedded demonstration."""
 
     seed: int = Field(default=0, ge=0, lt=2**63)
+    """Of everything that is left to chance: the deal of rows, cohorts, starts, batches."""
     rounds: int = Field(default=10, gt=0)
+    """How often clients and server exchange."""
     clients: int | None = Field(default=8, gt=0)
+    """How many clients rows are dealt to; null: as many as come naturally (a client for each value of a column, say)."""
     cohort: int | float | None = None
+    """Who takes part in a round: a number of clients, a share of them (0.25), or null for all."""
     algorithm: Algorithm
+    """The method: its name alone, or a section with its `name` and settings; a path ending in .py is a file of your own."""
     model: Model = Model()
+    """The pretrained model."""
     data: Data
+    """The rows, and who gets them."""
     train: Train = Train()
+    """Local training."""
     evaluation: Evaluation = Evaluation()
+    """Scoring."""
     resources: Resources = Resources()
+    """What actors may use, and where they run."""
     storage: Storage = Storage()
+    """Where files are kept."""
     tracking: tuple[str, ...] = ("tensorboard",)
+    """Who is told of the run while it goes on: names of `flexray list trackers` or .py files; [] for nobody."""
     placement: Literal["auto", "one_per_client", "pooled"] = "auto"
+    """`one_per_client`: an actor for each client; `pooled`: clients take turns on as many as fit; `auto`: the first while there
+    is room."""
     seats: Literal["auto"] | int = "auto"
+    """How many clients share an actor's forward; `auto`: measured, several where rounds get at least a tenth shorter."""
     plugins: dict[str, str] = Field(default_factory=dict)
     """Source text of the user's own files by the path that names them; filled in on loading, so that it travels along."""
 
@@ -189,62 +205,3 @@ def _named(value: Any) -> Any:
     if isinstance(value, (tuple, list)):
         return [_named(v) for v in value]
     return str(value) if isinstance(value, Path) else value
-
-
-def combinations(x: Experiment) -> list[str]:
-    """Settings that contradict each other, or that would be ignored."""
-    found, t = [*_below_one(x)], x.train
-    if isinstance(x.cohort, float) and not 0 < x.cohort <= 1:
-        found.append(f"cohort: expected a share in (0, 1] or a number of clients, got {x.cohort}; leave it out for all")
-    if isinstance(x.cohort, int) and not 1 <= x.cohort <= (x.clients or x.cohort):
-        found.append(f"cohort: expected 1 to {x.clients} (clients), got {x.cohort}; lower it or raise clients")
-    if isinstance(x.seats, int) and x.seats > 1 and x.placement == "one_per_client":
-        found.append(f"seats: expected 1 with `placement: one_per_client`, got {x.seats}; set placement to pooled")
-    if (t.steps is None) == (t.epochs is None):
-        found.append(f"train.epochs: expected either train.steps or train.epochs, got {t.steps} and {t.epochs}; drop one")
-    if t.schedule == "constant" and t.final_lr not in (Train().final_lr, t.lr):
-        found.append(f"train.final_lr: expected none with `train.schedule: constant`, got {t.final_lr}; drop it")
-    if t.schedule == "cosine" and t.final_lr > t.lr:
-        found.append(f"train.final_lr: expected at most train.lr ({t.lr}), got {t.final_lr}; lower it or raise train.lr")
-    if t.private_lr is not None and not x.algorithm.private:
-        found.append(
-            f"train.private_lr: expected none with {x.algorithm.name}, which has no private part, got {t.private_lr}; drop it"
-        )
-    if not x.evaluation.metrics or len(set(x.evaluation.metrics)) < len(x.evaluation.metrics):
-        found.append(
-            f"evaluation.metrics: expected at least one, each once, got {list(x.evaluation.metrics)}; use [loss, exact_match]"
-        )
-    if x.evaluation.probe_rows is not None and x.evaluation.probe is None:
-        found.append(f"evaluation.probe_rows: expected none without evaluation.probe, got {x.evaluation.probe_rows}; drop it")
-    if x.resources.backend == "inline" and x.resources.address != "local":
-        found.append(
-            f"resources.address: expected none with `resources.backend: inline`, got {x.resources.address!r}; drop one"
-        )
-    return found
-
-
-def _below_one(x: Experiment) -> Iterator[str]:
-    """Numbers where a word may stand too."""
-    of = {
-        "seats": (x.seats, "auto", "1 for one client per forward"),
-        "resources.threads": (x.resources.threads, "auto", "1 for one thread per actor"),
-        "evaluation.clients": (x.evaluation.clients, "all, cohort", "all"),
-        "evaluation.last": (x.evaluation.last, "all, cohort", "all"),
-    }
-    for key, (got, words, mend) in of.items():
-        if isinstance(got, int) and got < 1:
-            yield f"{key}: expected {words} or at least 1, got {got}; use {mend}"
-
-
-def unknown_names(x: Experiment) -> list[str]:
-    """Names of folders' files that are not there, found without loading what they name."""
-    named = [
-        *(("evaluation.metrics", "metrics", n) for n in x.evaluation.metrics),
-        *(("tracking", "trackers", n) for n in x.tracking),
-    ]
-    named += [("model.family", "models/families", x.model.family)] if x.model.family != "auto" else []
-    return [
-        f"{key}: expected a known name or a path ending in .py, got {name!r}; {did_you_mean(name, known)}"
-        for key, kind, name in named
-        if not folder.is_file(name) and name not in (known := folder.listing(kind))
-    ]
