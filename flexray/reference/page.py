@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,10 @@ flexray simulate my.yaml --set train.lr=0.001 --set algorithm.gate.init=closed
 - [compare](#compare), [sweep](#sweep): sections that `flexray compare` and `flexray sweep` read.
 - [The recipe](#the-recipe): what `flexray pretrain` reads.
 """
+
+
+OF_RECIPE = " (recipe)"
+"""Behind the headings of a recipe's sections, as a config has some of the same name."""
 
 
 def markdown() -> str:
@@ -69,7 +74,7 @@ def _extra() -> Iterator[str]:
 def _recipe() -> Iterator[str]:
     yield from ("## The recipe", "", "Read by `flexray pretrain`, from a file of its own.", "")
     for path, cls, keys in roots.sections(roots.Recipe):
-        yield from _block(f"### {path} (recipe)" if path else "", told.whole(cls), cls, path, keys)
+        yield from _block(f"### {path}{OF_RECIPE}" if path else "", told.whole(cls), cls, path, keys, OF_RECIPE)
 
 
 def _of_names(section: str, what: str) -> str:
@@ -93,26 +98,26 @@ def _of_name(section: str, name: str, cls: type) -> Iterator[str]:
         yield from _table(cls, section, keys)
 
 
-def _block(head: str, about: str, cls: type, path: str, keys: dict[str, Key]) -> Iterator[str]:
+def _block(head: str, about: str, cls: type, path: str, keys: dict[str, Key], of: str = "") -> Iterator[str]:
     plain = {name: key for name, key in keys.items() if name not in HIDDEN}
     yield from ((head, "") if head else ())
     yield from ((_escaped(about), "") if about else ())
-    yield from _table(cls, path, plain)
+    yield from _table(cls, path, plain, of)
 
 
-def _table(cls: type, path: str, keys: dict[str, Key]) -> Iterator[str]:
+def _table(cls: type, path: str, keys: dict[str, Key], of: str = "") -> Iterator[str]:
     said = told.fields(cls)
     yield from ("| key | type | default | meaning |", "|---|---|---|---|")
     for name, key in keys.items():
         dotted = f"{path}.{name}".lstrip(".")
-        cells = (f"`{dotted}`", _type(key, dotted), _default(key, dotted), said.get(name, ""))
+        cells = (f"`{dotted}`", _type(key, dotted, of), _default(key, dotted), said.get(name, ""))
         yield f"| {' | '.join(map(_escaped, cells))} |"
     yield ""
 
 
-def _type(key: Key, dotted: str) -> str:
+def _type(key: Key, dotted: str, of: str) -> str:
     if dotted in FOLDERS or any(map(keys_of, key.choices)):
-        return f"[section](#{_anchor(dotted)})"
+        return f"[section](#{_anchor(dotted + of)})"
     return wanted(key).replace("nothing", "null")
 
 
@@ -146,7 +151,7 @@ def _had_by(names: list[str]) -> str:
 
 def _anchor(heading: str) -> str:
     """As GitHub makes them."""
-    return heading.replace(".", "")
+    return re.sub(r"[^\w -]", "", heading).replace(" ", "-")
 
 
 def _escaped(text: str) -> str:
