@@ -8,12 +8,14 @@ FIND := for p in $(or $(PYTHON),python3.11 python3.12 python3.13 python3 python)
 
 PEERS := .peers
 
-.PHONY: help simulate test test-slow lint benchmarks soak peers clean
+.PHONY: help simulate test test-slow lint docs pictures benchmarks soak peers clean
 
 help:
 	@echo "make simulate    run the embedded default: federated FLEx on a tiny MoE"
 	@echo "make test        the tests      make test-slow   the slow ones too"
 	@echo "make lint        ruff, pyright  make benchmarks  speed and memory against peers"
+	@echo "make docs        what of docs/ is made from the code: configuration.md and the JSON schemas"
+	@echo "make pictures    the README's pictures, from a run and a browser"
 	@echo "make peers       what benchmarks/overhead.py and throughput.py compare with, in environments of their own: .peers/"
 	@echo "make soak        an hour of rounds in which actors, the driver and the command are killed; MINUTES=60"
 	@echo "make clean       remove .venv, .peers and caches; runs/ stays"
@@ -31,6 +33,14 @@ lint: $(READY)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/pyright
+
+docs: $(READY)
+	@$(BIN)/flexray schema --markdown > docs/configuration.md
+	@$(BIN)/flexray schema > docs/config.schema.json
+	@$(BIN)/flexray schema --recipe > docs/recipe.schema.json
+
+pictures: $(READY)
+	@$(BIN)/python docs/pictures/make.py
 
 benchmarks: $(READY)
 	@for name in startup memory throughput; do $(BIN)/python -m benchmarks.$$name || exit 1; done

@@ -12,12 +12,20 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from flexray import completing
+
 if TYPE_CHECKING:
     from rich.console import Console
 
 Config = Annotated[Path | None, typer.Argument(help="A YAML file; without one the embedded default.", show_default=False)]
 Sets = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a dotted key, such as train.lr=0.001.")
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override a dotted key, such as train.lr=0.001.",
+        autocompletion=completing.sets,
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Show Ray's own output, and tracebacks of failures.")]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
 from flexray.answering import FAILED, Answering, Config, Json, Sets, Verbose
 from flexray.answering import console as new_console
-from flexray.commands import looking, serving
+from flexray.commands import looking, schema, serving
 
 app = typer.Typer(
     help="Federated fine-tuning of Mixture-of-Experts language models with personal experts, simulated on Ray.",
@@ -95,9 +95,8 @@ def compare(
         console.print(f"tables {answering.folder}/table.md .csv .tex", soft_wrap=True, highlight=False)
         if as_json:
             print(messages.as_json(made.facts()))
-        if made.failures:
-            messages.failed(f"{len(made.failures)} of {made.runs} runs failed{answering.how_to_go_on()}", new_console(err=True))
-            raise typer.Exit(FAILED)
+        if failed := len(made.failures):
+            _some_failed(answering, f"{failed} of {made.runs} runs")
 
 
 @app.command()
@@ -140,15 +139,20 @@ def sweep(
         console.print(f"sweep  {answering.folder}  (best.yaml, rounds.parquet)", soft_wrap=True, highlight=False)
         if as_json:
             print(messages.as_json(made.facts()))
-        if made.failures:
-            messages.failed(
-                f"{len(made.failures)} of {made.spec.most} trials failed{answering.how_to_go_on()}", new_console(err=True)
-            )
-            raise typer.Exit(FAILED)
+        if failed := len(made.failures):
+            _some_failed(answering, f"{failed} of {made.spec.most} trials")
+
+
+def _some_failed(answering: Answering, which: str) -> NoReturn:
+    from flexray.report import messages
+
+    messages.failed(f"{which} failed{answering.how_to_go_on()}", new_console(err=True))
+    raise typer.Exit(FAILED)
 
 
 looking.add(app)
 serving.add(app)
+schema.add(app)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""What is wrong with an experiment whose settings are each well formed: they contradict each other, or name what is not there.
+"""Settings that are each well formed, and contradict each other, would be ignored, or name what is not there.
 
 `x` is an Experiment, which is a floor above.
 """

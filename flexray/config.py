@@ -20,7 +20,7 @@ from flexray.data.partition import Partition
 from flexray.errors import ConfigError, expected
 from flexray.findings import lines, tidied
 from flexray.models.options import Model
-from flexray.parts import problems
+from flexray.part_problems import problems
 from flexray.raw import read
 from flexray.raw import read_yaml as read_yaml
 from flexray.schema import FOLDERS, Schema
@@ -34,22 +34,40 @@ class Experiment(Section):
     """One run. Every field has a default; `Experiment()` is the embedded demonstration."""
 
     seed: int = Field(default=0, ge=0, lt=2**63)
+    """Of everything that is left to chance: the deal of rows, cohorts, starts, batches."""
     rounds: int = Field(default=10, gt=0)
+    """How often clients and server exchange."""
     clients: int | None = Field(default=8, gt=0)
+    """How many clients rows are dealt to; null: as many as come naturally (a client for each value of a column, say)."""
     cohort: int | float | None = None
+    """Who takes part in a round: a number of clients, a share of them (0.25), or null for all."""
     algorithm: Algorithm
+    """The method: its name alone, or a section with its `name` and settings; a path ending in .py is a file of your own."""
     model: Model = Model()
+    """The pretrained model."""
     data: Data
+    """The rows, and who gets them."""
     train: Train = Train()
+    """Local training."""
     evaluation: Evaluation = Evaluation()
+    """Scoring."""
     resources: Resources = Resources()
+    """What actors may use, and where they run."""
     storage: Storage = Storage()
+    """Where files are kept."""
     privacy: Privacy = Privacy()
+    """What is done to updates before they leave a client."""
     compress: Compress = Compress()
+    """Updates made smaller."""
     faults: Faults = Faults()
+    """What happens to a client that fails."""
     tracking: tuple[str, ...] = ("tensorboard",)
+    """Who is told of the run while it goes on: names of `flexray list trackers` or .py files; [] for nobody."""
     placement: Literal["auto", "one_per_client", "pooled"] = "auto"
+    """`one_per_client`: an actor for each client; `pooled`: clients take turns on as many as fit; `auto`: the first while there
+    is room."""
     seats: Literal["auto"] | int = "auto"
+    """How many clients share an actor's forward; `auto`: measured, several where rounds get at least a tenth shorter."""
     plugins: dict[str, str] = Field(default_factory=dict)
     """Source text of the user's own files by the path that names them; filled in on loading, so that it travels along."""
 

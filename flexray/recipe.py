@@ -21,66 +21,90 @@ if TYPE_CHECKING:
 
 
 class Corpus(config.Section):
-    """What to train on. path `builtin`: the public part of the built-in corpus, `rows` of it; else as in a run's `data`.
-
-    Held out are the source's test (or valid) rows; where it has none, `held_out` rows cut off by the seed.
-    """
+    """What to train on."""
 
     path: str = "builtin"
+    """`builtin`: the public part of the built-in corpus; else as in a run's data."""
     rows: int | None = Field(default=None, gt=0)
+    """How many rows of the built-in corpus; null: as many as the steps take."""
     subset: str | None = None
+    """Which configuration of a hub data set."""
     columns: Columns = Columns()
+    """Which columns of the source hold what."""
     keep: dict[str, list[str]] = Field(default_factory=dict)
+    """Column to the values to keep."""
     prompt: Literal["alpaca", "chat"] = "alpaca"
+    """`alpaca`, or the tokenizer's own `chat` template."""
     max_length: int = Field(default=512, ge=8)
+    """Tokens per row."""
     held_out: int = Field(default=1000, gt=0)
+    """Rows to score on: the source's test (or valid) rows; where it has none, so many cut off by the seed."""
 
 
 class Architecture(config.Section):
-    """base: `tiny`, a folder or a hub id whose config.json to start from; fields: what to change in it."""
+    """What the model looks like."""
 
     base: str = "tiny"
+    """`tiny`, a folder or a hub id whose config.json to start from."""
     fields: dict[str, Any] = Field(default_factory=dict)
+    """What to change in it."""
 
 
 class Vocabulary(config.Section):
-    """path: `tiny`, a tokenizer's folder or hub id; unset, a byte-level one of `size` tokens is learnt from the train rows."""
+    """The tokenizer."""
 
     path: str | None = None
+    """`tiny`, a tokenizer's folder or hub id; null: a byte-level one is learnt from the train rows."""
     size: int = Field(default=1280, ge=320)
+    """Its tokens."""
 
 
 class Workers(config.Section):
-    """Ray Train's workers and torch's threads in each. storage: where checkpoints go; on several nodes a shared folder."""
+    """Ray Train's workers."""
 
     workers: int = Field(default=1, gt=0)
+    """Ray Train's workers."""
     threads: int = Field(default=4, gt=0)
+    """torch's threads in each."""
     gpu: bool = False
+    """Whether each has a GPU."""
     address: str = "local"
+    """`local` starts Ray here; `auto` or host:port joins a running cluster."""
     storage: Path | None = None
+    """Where checkpoints go; on several nodes a shared folder."""
 
 
 class Recipe(config.Section):
-    """How a base is made.
-
-    lr: the peak, after `warmup` steps, then a cosine. prompt_weight: of a prompt token's loss, a response token's being 1.
-    balance: weight of the load-balancing loss. dtype: of the saved weights; training is in float32.
-    """
+    """How a base is made."""
 
     seed: int = Field(default=0, ge=0)
+    """Of everything that is left to chance."""
     data: Corpus = Corpus()
+    """What to train on."""
     model: Architecture = Architecture()
+    """What the model looks like."""
     tokenizer: Vocabulary = Vocabulary()
+    """Its tokenizer."""
     steps: int = Field(default=1000, gt=0)
+    """How many."""
     batch: int = Field(default=64, gt=0)
+    """Rows of a step, over all workers."""
     lr: float = Field(default=2e-3, gt=0)
+    """The peak, after the warm-up; then a cosine."""
     warmup: int = Field(default=100, ge=0)
+    """Steps in which it rises."""
     weight_decay: float = Field(default=0.05, ge=0)
+    """AdamW's."""
     clip: float = Field(default=1.0, gt=0)
+    """The most that the gradient's norm may be."""
     prompt_weight: float = Field(default=0.1, ge=0, le=1)
+    """Of a prompt token's loss, a response token's being 1."""
     balance: float = Field(default=0.02, ge=0)
+    """Weight of the load-balancing loss."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Of the saved weights; training is in float32."""
     resources: Workers = Workers()
+    """Workers, and where they run."""
 
 
 def load(path: Path | None, sets: tuple[str, ...] = ()) -> Recipe:

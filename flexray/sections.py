@@ -17,29 +17,37 @@ class Section(BaseModel):
 
 
 class Train(Section):
-    """A client's local training in one round. The optimizer starts afresh each round.
-
-    epochs: so many passes over a client's own rows instead of the same number of steps for all. lr falls to final_lr by a cosine
-    over rounds and is constant within one; private parts train at private_lr (same
-    course) where that is set. warmup_rounds and warmup_steps (of each round) raise it from near zero. A step averages over
-    accumulate batches. clip bounds each client's own gradient norm. recompute: the backward makes each layer's
-    activations again instead of keeping them, a third more work for a fraction of the memory.
-    """
+    """A client's local training in one round."""
 
     steps: int | None = Field(default=20, gt=0)
+    """Local steps of a client in a round."""
     epochs: float | None = Field(default=None, gt=0)
+    """So many passes over a client's own rows instead of the same number of steps for all."""
     batch: int = Field(default=8, gt=0)
+    """Rows of a client in one batch."""
     accumulate: int = Field(default=1, gt=0)
+    """Batches that one step averages over."""
     lr: float = Field(default=3e-3, gt=0)
+    """The learning rate, at its height."""
     final_lr: float = Field(default=3e-4, ge=0)
+    """What it falls to in the last round, by a cosine over rounds; it is constant within one."""
     private_lr: float | None = Field(default=None, gt=0)
+    """The height for private parts, with the same course; null: that of the shared ones."""
     schedule: Literal["cosine", "constant"] = "cosine"
+    """`constant`: no fall, and no final_lr."""
     warmup_rounds: int = Field(default=0, ge=0)
+    """Rounds in which the rate rises from near zero."""
     warmup_steps: int = Field(default=0, ge=0)
+    """Steps of each round in which it rises from near zero."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
+    """It starts afresh in each round."""
     weight_decay: float = Field(default=0.0, ge=0)
+    """As AdamW's: apart from the gradient."""
     clip: float | None = Field(default=1.0, gt=0)
+    """The most that a client's own gradient norm may be; null: no bound."""
     recompute: bool = False
+    """The backward makes each layer's activations again instead of keeping them: a third more work for a fraction of the
+    memory."""
 
     @model_validator(mode="before")
     @classmethod
@@ -58,74 +66,81 @@ class Train(Section):
 
 
 class Evaluation(Section):
-    """When, whom and by what to score: every n rounds (null: not before the end) some `clients`, and at the end `last`: all, the
-    cohort, or so many. Nobody owns more for having been scored.
-
-    split: `test`, or `valid` to choose settings by. when: a client is scored after aggregation and before its local steps
-    of the next round, or after these (then its personalised model has trained on from what the server sent). batch: rows
-    of a client in one forward. max_new_tokens and generate_rows (at most so many per client, chosen by the seed) are for
-    metrics that generate. probe: a file of multiple-choice questions (question, choices, answer) for the metric choice;
-    probe_rows: at most so many of them, chosen by the seed. inside_rows: valid rows of each client by which to look inside
-    its blocks (0: none), always the same ones.
-    """
+    """When, whom and by what to score."""
 
     every: int | None = Field(default=5, gt=0)
+    """Rounds between scorings; null: none before the end."""
     clients: Literal["all", "cohort"] | int = "all"
+    """Who is scored in between: all, the cohort, or so many."""
     last: Literal["all", "cohort"] | int = "all"
+    """Who is scored at the end: all, the cohort, or so many. Nobody owns more for having been scored."""
     metrics: tuple[str, ...] = ("loss", "exact_match")
+    """Names of `flexray list metrics`, or .py files."""
     split: Literal["test", "valid"] = "test"
+    """The rows to score: `valid` to choose settings by."""
     when: Literal["before_steps", "after_steps"] = "before_steps"
+    """A client is scored after aggregation and before its local steps of the next round, or after these (then its personalised
+    model has trained on from what the server sent)."""
     batch: int = Field(default=16, gt=0)
+    """Rows of a client in one forward."""
     max_new_tokens: int = Field(default=64, gt=0)
+    """The longest answer, for metrics that generate."""
     generate_rows: int | None = Field(default=None, gt=0)
+    """At most so many rows per client for metrics that generate, chosen by the seed; null: all."""
     probe: Path | None = None
+    """A file of multiple-choice questions (question, choices, answer), for the metric choice."""
     probe_rows: int | None = Field(default=None, gt=0)
+    """At most so many of them, chosen by the seed."""
     inside_rows: int = Field(default=8, ge=0)
+    """Valid rows of each client by which to look inside its blocks, always the same ones; 0: none."""
 
 
 class Resources(Section):
-    """What a client actor may use. gpu_per_client may be a fraction, and at most 1; unset, a GPU is used where there is one.
-
-    backend: `ray`, or `inline` for one process without Ray (debugging). address: `local` starts Ray here, `auto` or
-    host:port joins a running cluster. threads: of torch in each actor; auto: the CPUs divided among a node's actors, but no
-    more than the model's matrices keep busy. Results are the same to the bit at equal threads only.
-    """
+    """What a client actor may use, and where it runs."""
 
     cpu_per_client: float = Field(default=1.0, gt=0)
+    """CPUs of an actor; a fraction is allowed."""
     gpu_per_client: float | None = Field(default=None, ge=0)
+    """GPUs of an actor, at most 1, a fraction is allowed; null: a GPU is used where there is one."""
     threads: Literal["auto"] | int = "auto"
+    """torch's threads in each actor; `auto`: the CPUs divided among a node's actors, but no more than the model's matrices keep
+    busy. Results are the same to the bit at equal threads only."""
     backend: Literal["ray", "inline"] = "ray"
+    """`inline`: everything in one process without Ray, for debugging."""
     address: str = "local"
+    """`local` starts Ray here; `auto` or host:port joins a running cluster."""
 
 
 class Storage(Section):
-    """cache: converted models and tokenised data, one per node. private: where clients' private state rests; unset, in the run
-    folder. On several nodes it must be a folder that all of them share. key: a file with 32 bytes (or 64 hexadecimal digits) with which
-    private state is encrypted, at the same path on every node; who loses it loses the private state. durable: a round
-    is finished when it is on the disk, so that it outlives a loss of power too (of processes it outlives any). checkpoint: a folder or
-    URI that pyarrow knows (s3://…, gs://…), under which, in a folder of the run folder's name, a copy of all that a run
-    needs to go on is kept; made every checkpoint_every rounds, while the next ones are played.
-    """
+    """Where files are kept."""
 
     cache: Path = Path("~/.cache/flexray")
+    """Converted models and tokenised data, one folder per node."""
     private: Path | None = None
+    """Where clients' private state rests; null: in the run folder. On several nodes it must be a folder that all of them share."""
     key: Path | None = None
+    """A file with 32 bytes, or 64 hexadecimal digits, with which private state is encrypted; at the same path on every node. Who
+    loses it loses the private state."""
     durable: bool = False
+    """A round is finished when it is on the disk, so that it outlives a loss of power too (of processes it outlives any)."""
     checkpoint: str | None = None
+    """A folder or URI that pyarrow knows (s3://…, gs://…), under which, in a folder of the run folder's name, a copy of all that the
+    run needs to go on is kept."""
     checkpoint_every: int = Field(default=1, gt=0)
+    """Rounds between these copies, which are made while the next rounds are played."""
 
 
 class Faults(Section):
-    """What happens to a client that fails in a round: it raised an error, its loss was no number, it took longer than client_seconds, or
-    the process died that worked on it. It is tried again, from its state before the round, up to `retries` times.
-
-    on_failure: then the run ends (`fail`) and can be resumed, or it goes on without the client (`skip`), which is reported: a round's mean
-    is over those who remain. client_seconds: for one client's turn, training or scoring (a group of K seats has K times as
-    long); auto: ten minutes or fifty times what the slowest took for as many tokens, whichever is more; null: no end. restarts: client
-    actors that may be replaced in one round.
-    """
+    """What happens to a client that fails in a round: it raised an error, its loss was no number, it took too long, or the process
+    died that worked on it."""
 
     retries: int = Field(default=2, ge=0)
+    """How often it is tried again, from its state before the round."""
     on_failure: Literal["fail", "skip"] = "fail"
+    """Then the run ends (`fail`) and can be resumed, or it goes on without the client (`skip`), which is reported: a round's mean is
+    over those who remain."""
     client_seconds: Literal["auto"] | float | None = "auto"
+    """For one client's turn, training or scoring (a group of K seats has K times as long); `auto`: ten minutes, or fifty times what
+    the slowest took for as many tokens, whichever is more; null: no end."""
     restarts: int = Field(default=10, ge=0)
+    """Client actors that may be replaced in one round."""

@@ -85,8 +85,7 @@ def averaged(states: Sequence[State], shares: Sequence[float]) -> State:
 
 @dataclass(frozen=True)
 class Aggregate:
-    """How updates become one: `mean` weighted by rows; or a rule that a few faulty clients cannot move far, which
-    counts every client once.
+    """How updates become one.
 
     median: of every number (Yin et al. 2018, arXiv 1803.01498). trimmed_mean: of every number, without the ⌊trim·n⌋ largest
     and as many of the smallest (the same). krum: the whole update closest to its n − faulty − 2 nearest ones, whichever
@@ -95,8 +94,11 @@ class Aggregate:
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
     rule: Literal["mean", "median", "trimmed_mean", "krum"] = "mean"
+    """`mean`, weighted by rows; or a rule that a few faulty clients cannot move far, which counts every client once."""
     trim: float = 0.2
+    """The share that trimmed_mean leaves out at either end, with that rule only."""
     faulty: int = 1
+    """How many faulty clients krum must stand, with that rule only."""
 
     @property
     def each(self) -> bool:

@@ -178,9 +178,9 @@ def test_what_is_not_declared_does_not_leave(small, tmp_path):
         api.simulate(small(algorithm={"name": str(file)}, **SETTINGS), tmp_path / "run")
 
 
-def test_the_methods_of_the_readme_run(small, tmp_path):
-    """Every file that the README shows with a method in it."""
-    text = (Path(__file__).parents[1] / "README.md").read_text()
+def test_the_methods_of_the_docs_run(small, tmp_path):
+    """Every file that docs/extending.md shows with a method in it."""
+    text = (Path(__file__).parents[1] / "docs/extending.md").read_text()
     shown = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "(Algorithm)" in block]
     assert shown
     for i, block in enumerate(shown):
@@ -190,8 +190,8 @@ def test_the_methods_of_the_readme_run(small, tmp_path):
         assert all(t.any() for n, t in server.items() if n.endswith("/b"))
 
 
-def test_the_partition_of_the_readme_deals(small, tmp_path):
-    text = (Path(__file__).parents[1] / "README.md").read_text()
+def test_the_partition_of_the_docs_deals(small, tmp_path):
+    text = (Path(__file__).parents[1] / "docs/extending.md").read_text()
     (block,) = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "(Partition)" in block]
     (tmp_path / "shown.py").write_text(block)
     x = small(data={"partition": {"name": str(tmp_path / "shown.py"), "first": 1}})

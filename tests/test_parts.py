@@ -2,7 +2,8 @@
 
 import pytest
 
-from flexray.parts import Anchors, Gate, Graft, Lora, Mixer, Part, Routed, adapters, problems
+from flexray.part_problems import problems
+from flexray.parts import Anchors, Gate, Graft, Lora, Mixer, Part, Routed, adapters
 
 LORA = Lora()
 

@@ -14,6 +14,7 @@ class ClusterRouting(Algorithm):
 
     surveys: ClassVar[bool] = True
     count: int = 2
+    """At most so many clusters."""
     lora: Lora = Lora()
 
     @property

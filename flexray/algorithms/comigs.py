@@ -9,12 +9,12 @@ from flexray.algorithm import Algorithm, ClientState, LocalTrainer, Lora, Mixer,
 @dataclass(frozen=True)
 class CoMiGS(Algorithm):
     """Two adapters in every adapted layer and a router that weighs them per token; the experts are trained on train rows,
-    then the router alone on valid rows (the first-order form of its two-level problem).
-
-    router_steps: of each round, on valid rows. Both experts and the router are dense here: every token uses both.
+    then the router alone on valid rows (the first-order form of its two-level problem). Both experts and the router are
+    dense here: every token uses both.
     """
 
     router_steps: int = 5
+    """Of the router, each round, on valid rows."""
     lora: Lora = Lora()
 
     @property

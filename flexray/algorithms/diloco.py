@@ -13,7 +13,9 @@ class DiLoCo(Algorithm):
     """g = −Δ; m ← momentum·m + g; θ ← θ − lr·(g + momentum·m). Its paper takes hundreds of local steps: raise train.steps."""
 
     lr: float = 0.7
+    """The server's rate."""
     momentum: float = 0.9
+    """Of the server's Nesterov steps."""
     lora: Lora = Lora()
 
     @property

@@ -15,6 +15,7 @@ class Ditto(Algorithm):
     """
 
     strength: float = 0.1
+    """How firmly the private copy is held near the shared model: λ in the paper."""
     lora: Lora = Lora()
 
     @property

@@ -12,8 +12,11 @@ class FedAdagrad(Algorithm):
     """m ← beta1·m + (1−beta1)·Δ; v ← v + Δ², from tau²; θ ← θ + lr·m/(√v + tau). Adagrad proper has no momentum: beta1 0."""
 
     lr: float = 1e-3
+    """The server's rate."""
     beta1: float = 0.9
+    """Of the first moment; 0: Adagrad proper."""
     tau: float = 1e-3
+    """Keeps the divisor from zero; v starts at its square."""
     lora: Lora = Lora()
 
     @property

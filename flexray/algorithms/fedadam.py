@@ -12,9 +12,13 @@ class FedAdam(Algorithm):
     """m ← beta1·m + (1−beta1)·Δ; v ← beta2·v + (1−beta2)·Δ², from tau²; θ ← θ + lr·m/(√v + tau), without bias correction."""
 
     lr: float = 1e-3
+    """The server's rate."""
     beta1: float = 0.9
+    """Of the first moment."""
     beta2: float = 0.99
+    """Of the second."""
     tau: float = 1e-3
+    """Keeps the divisor from zero; v starts at its square."""
     lora: Lora = Lora()
 
     @property

@@ -13,14 +13,11 @@ TUNING = 1
 
 @dataclass(frozen=True)
 class FedAvg(Algorithm):
-    """θ ← Σ p_k θ_k over the adapters; nothing is private.
-
-    tuning: a client serves θ after so many steps on its own rows, which are not sent (FedAvg + tuning; 0 for none).
-    aggregate: the mean, or a robust rule instead.
-    """
+    """θ ← Σ p_k θ_k over the adapters; nothing is private."""
 
     lora: Lora = Lora()
     tuning: int = 0
+    """A client serves what it gets after so many steps on its own rows, which are not sent; 0: none."""
     aggregate: Aggregate = Aggregate()
 
     @property

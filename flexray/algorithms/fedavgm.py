@@ -13,7 +13,9 @@ class FedAvgM(Algorithm):
     """v ← beta·v + Δ; θ ← θ + lr·v."""
 
     lr: float = 1.0
+    """The server's rate."""
     beta: float = 0.9
+    """Of the server's momentum."""
     lora: Lora = Lora()
 
     @property

@@ -25,6 +25,7 @@ class FedMoe(Algorithm):
 
     each: ClassVar[bool] = True
     held: int = 2
+    """Experts of each block that a client trains and sends: those that its rows use most."""
     experts: Routed = Routed()
     lora: Lora = Lora()
 

@@ -12,6 +12,7 @@ class FedProx(Algorithm):
     """Local loss + (mu/2)·‖θ − θᵗ‖²."""
 
     mu: float = 0.01
+    """How firmly clients are held near the shared state; 0: FedAvg."""
     lora: Lora = Lora()
 
     @property

@@ -15,6 +15,7 @@ class FedRep(Algorithm):
     """
 
     head: float = 0.5
+    """The share of a round's steps that go to the private head, which is trained first."""
     lora: Lora = Lora()
     graft: Graft = Graft()
     gate: Gate = Gate()

@@ -22,6 +22,7 @@ class Flame(Algorithm):
     """
 
     temperature: float = 1.0
+    """How much use counts: t in (a/S)^t; 0 counts all who used an expert alike."""
     experts: Routed = Routed()
     lora: Lora = Lora()
 

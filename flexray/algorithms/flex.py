@@ -13,20 +13,21 @@ class Flex(Algorithm):
     """The MoE stays frozen, adapters are averaged, the grafted expert and its gate never leave their client.
 
     Defaults that differ from the paper's released code, because they score better (benchmarks/README.md): the expert
-    starts at zero output and the gate half open. The paper's start: graft.start copy, gate.init router_row.
-    Variants: share `a` averages the adapters' A only, B is private; expert `shared` averages the grafted expert too (it
-    is then the same one for all: graft.select index or random); gate_on `valid` trains the gate on valid rows, for
-    `gate_steps` after the rest; aggregate: a robust rule instead of the mean. For the pretrained expert adapted where
-    it is, without one more: gate.mode in_place.
+    starts at zero output and the gate half open. The paper's start: graft.start copy, gate.init router_row. For the pretrained
+    expert adapted where it is, without one more: gate.mode in_place.
     """
 
     lora: Lora = Lora()
     graft: Graft = Graft()
     gate: Gate = Gate()
     share: Literal["ab", "a"] = "ab"
+    """What of the adapters is averaged: both A and B, or A alone."""
     expert: Literal["private", "shared"] = "private"
+    """`shared`: the grafted expert is averaged too, and must be cut from the same one everywhere."""
     gate_on: Literal["train", "valid"] = "train"
+    """The rows that the gate is trained on; `valid`: after the rest."""
     gate_steps: int = 5
+    """Of the gate, each round, with `gate_on: valid` only."""
     aggregate: Aggregate = Aggregate()
 
     @property

@@ -22,6 +22,7 @@ class FlexValidated(Algorithm):
     """
 
     keep: Literal["best", "last"] = "best"
+    """Which private parts a client serves: of all rounds so far those with the lowest valid loss, or the last ones."""
     lora: Lora = Lora()
     graft: Graft = Graft()
     gate: Gate = Gate()

@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 class FlexLora(Algorithm):
     """W = Σ p_k B_k A_k = U·S·Vᵀ, then B = U·S and A = Vᵀ of the first lora.rank of them; a client gets the first r_k.
 
-    ranks: of the clients by their number, over again when there are more of them; none: all lora.rank. The scale
-    lora.alpha / lora.rank is the same for everybody, so it stays outside of the product. While no client has learnt
+    The scale lora.alpha / lora.rank is the same for everybody, so it stays outside of the product. While no client has learnt
     anything in a layer, its A stays as it is.
     """
 
     each: ClassVar[bool] = True
     ranks: tuple[int, ...] = ()
+    """Of the clients by their number, over again when there are more of them; []: all lora.rank."""
     lora: Lora = Lora()
 
     @property

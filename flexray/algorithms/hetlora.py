@@ -12,13 +12,13 @@ from flexray.server import averaged
 class HetLora(Algorithm):
     """Client k trains and exchanges the first r_k ranks; θ ← Σ w_k θ_k with w_k ∝ ‖B_k A_k‖_F over all layers together.
 
-    ranks: of the clients by their number, over again when there are more of them; none: all lora.rank. The scale is
-    lora.alpha / lora.rank for everybody. The paper's pruning of own ranks is left out. Where no client learnt
+    The scale is lora.alpha / lora.rank for everybody. The paper's pruning of own ranks is left out. Where no client learnt
     anything, all count alike.
     """
 
     each: ClassVar[bool] = True
     ranks: tuple[int, ...] = ()
+    """Of the clients by their number, over again when there are more of them; []: all lora.rank."""
     lora: Lora = Lora()
 
     @property

@@ -17,9 +17,13 @@ class PFedMe(Algorithm):
     """
 
     strength: float = 15.0
+    """How firmly θ̂ is held near w_k: λ in the paper."""
     lr: float = 0.01
+    """Of w_k's step towards θ̂: η in the paper."""
     inner: int = 5
+    """Steps on one batch for each θ̂; a divisor of train.steps."""
     mix: float = 1.0
+    """How much of the mean the server takes over: β in the paper."""
     lora: Lora = Lora()
 
     @property

@@ -21,6 +21,8 @@ class Scaffold(Algorithm):
     """
 
     variate: Literal["gradient", "steps"] = "gradient"
+    """How a client's control variate is made: by the `gradient` at θᵗ over another pass (option I), or from the `steps` taken
+    (option II, plain SGD only)."""
     lora: Lora = Lora()
 
     @property

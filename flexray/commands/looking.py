@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from flexray import completing
 from flexray.answering import Answering, Config, Json, Sets, Verbose
 from flexray.answering import console as new_console
 
@@ -90,7 +91,11 @@ def partition(
 
 def list_(
     kind: Annotated[
-        str | None, typer.Argument(help="algorithms, partitions, families, metrics, trackers or plots; all of them by default.")
+        str | None,
+        typer.Argument(
+            help="algorithms, partitions, families, metrics, trackers or plots; all of them by default.",
+            autocompletion=completing.kinds,
+        ),
     ] = None,
 ) -> None:
     """List algorithms, partitions, model families, metrics, trackers and the report's plots."""

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from flexray import completing
 from flexray.answering import Answering, Json, Verbose
 from flexray.answering import console as new_console
 
@@ -16,7 +17,9 @@ Folder = Annotated[Path, typer.Argument(help="The folder of a finished run.", sh
 def export(
     run: Folder,
     out: Annotated[Path, typer.Option(help="The folder to write.", show_default=False)],
-    client: Annotated[str | None, typer.Option(help="Whose model.", show_default=False)] = None,
+    client: Annotated[
+        str | None, typer.Option(help="Whose model.", show_default=False, autocompletion=completing.clients)
+    ] = None,
     shared: Annotated[bool, typer.Option("--shared", help="The shared model alone.")] = False,
     base: Annotated[bool, typer.Option("--base", help="The frozen base.")] = False,
     adapter: Annotated[
@@ -43,7 +46,10 @@ def export(
 def generate(
     run: Folder,
     prompts: Annotated[list[str], typer.Argument(help="What to ask, in quotes.", show_default=False)],
-    clients: Annotated[list[str] | None, typer.Option("--client", help="Whose model; may be given several times.")] = None,
+    clients: Annotated[
+        list[str] | None,
+        typer.Option("--client", help="Whose model; may be given several times.", autocompletion=completing.clients),
+    ] = None,
     every: Annotated[bool, typer.Option("--all", help="The models of all clients.")] = False,
     shared: Annotated[bool, typer.Option("--shared", help="The shared model too.")] = False,
     base: Annotated[bool, typer.Option("--base", help="The frozen base too.")] = False,

@@ -25,20 +25,26 @@ COMMON = ("seed", "plugins", "compare", "clients", "evaluation", "resources", "s
 class Compare(Section):
     """Methods × seeds, and what to make of them.
 
-    methods: labels, each with what differs from the rest of the config, as sections or dotted keys (a section with another
-    `name` replaces the config's, all else is laid over it); the name of a method alone, or a list of names, will do.
-    reference: the label that the others are tested against; unset, the first. metrics: the numbers to show; unset, all.
-    over: what is resampled.
+    What a method changes is laid over the config, key by key; a section with another `name` replaces the config's.
     """
 
     methods: dict[str, dict[str, Any]]
+    """Labels, each with what differs from the rest of the config, as sections or dotted keys; the name of a method alone, or a
+    list of names, will do."""
     seeds: tuple[int, ...] = (0, 1, 2)
+    """Every method runs with each of them."""
     reference: str | None = None
+    """The label that the others are tested against; null: the first."""
     metrics: tuple[str, ...] | None = None
+    """The numbers to show; null: all."""
     view: Literal["base", "shared", "personal"] = "personal"
+    """Which view of a client is compared."""
     alpha: float = Field(default=0.05, gt=0, lt=1)
+    """The level of the tests, and one minus that of the intervals."""
     resamples: int = Field(default=2000, ge=100)
+    """Of the bootstrap."""
     over: tuple[Literal["seeds", "clients", "rows"], ...] = ("clients", "rows")
+    """What is resampled."""
 
     @property
     def labels(self) -> tuple[str, ...]:

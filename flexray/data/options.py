@@ -12,42 +12,55 @@ SHORTEST = 8
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns of the source hold what. `input` may be absent from the source; `label` may be unset."""
+    """Which columns of the source hold what."""
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
     instruction: str = "instruction"
+    """What is asked."""
     input: str = "input"
+    """What belongs to the question; the source may lack it."""
     output: str = "output"
+    """The response, on which the loss is."""
     label: str | None = None
+    """What kind a row is of, for partitions by label and for tables; null: unknown."""
 
 
 @dataclass(frozen=True)
 class Data:
-    """Where rows come from, how they become tokens, and who gets them.
-
-    path: `builtin`, a file (.jsonl .json .csv .parquet), a folder of such files (splits told by their names), a folder
-    saved by `datasets`, or a hub id. subset: which configuration of a hub data set. keep: column to the values to keep.
-    prompt: `alpaca`, or the tokenizer's `chat` template. max_length: tokens per row. *_fraction: what is cut from a
-    client's train rows where the source has no such split. max_*_rows: at most so many per client, chosen by the seed.
-    test: every client has test rows of its `own`, or all have the same, `central`, set aside before rows are dealt: the
-    source's test rows, or test_fraction of its train rows; with central_test_rows so many of each label.
-    """
+    """Where rows come from, how they become tokens, and who gets them."""
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
     partition: Partition
+    """Who gets which rows: a name alone, or a section with its `name` and settings; a path ending in .py is a file of your own.
+    """
     path: str = "builtin"
+    """`builtin`, a file (.jsonl .json .csv .parquet), a folder of such files (splits told by their names), a folder saved by
+    `datasets`, or a hub id."""
     subset: str | None = None
+    """Which configuration of a hub data set."""
     columns: Columns = Columns()
+    """Which columns of the source hold what."""
     keep: dict[str, list[str]] = field(default_factory=dict)
+    """Column to the values to keep; rows with others are left out."""
     prompt: Literal["alpaca", "chat"] = "alpaca"
+    """`alpaca`, or the tokenizer's own `chat` template."""
     max_length: int = 512
+    """Tokens per row; one that is too long loses its prompt's middle first."""
     valid_fraction: float = 0.1
+    """What is cut from a client's train rows where the source has no valid split."""
     test_fraction: float = 0.1
+    """What is cut from a client's train rows where the source has no test split."""
     test: Literal["own", "central"] = "own"
+    """Every client has test rows of its `own`, or all have the same, `central`, set aside before rows are dealt: the source's
+    test rows, or test_fraction of its train rows."""
     central_test_rows: int | None = None
+    """Of a central test, so many rows of each label; null: all."""
     max_train_rows: int | None = None
+    """At most so many per client, chosen by the seed; null: all."""
     max_valid_rows: int | None = None
+    """At most so many per client, chosen by the seed; null: all."""
     max_test_rows: int | None = None
+    """At most so many per client, chosen by the seed; null: all."""
 
 
 def problems(data: Data) -> Iterator[str]:

@@ -36,17 +36,17 @@ class Partition(Entry, ABC):
 
     Laws, checked whenever rows are dealt: every client has `min_rows` train rows and a row of every other split, the
     pieces are disjoint, and they cover all train rows (of another split, a row whose kind no train row has belongs to
-    nobody). Every split is dealt with the same clients in the same shares.
-
-    Every partition has these two settings, seen to once for all. min_rows: a client with fewer train rows (before any
-    are cut off for valid and test) is an error; partitions that draw sizes draw again first. overlap: after the deal
-    every client also gets so many times its own number of rows, drawn from the other clients' rows of the same split
-    (all of them where there are not so many); what one client holds out no client trains on.
+    nobody). Every split is dealt with the same clients in the same shares. min_rows and overlap, which every partition
+    has, are seen to once for all.
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
     min_rows: int = field(default=1, kw_only=True)
+    """A client with fewer train rows, before any are cut off for valid and test, is an error; partitions that draw sizes draw
+    again first, 200 times at most."""
     overlap: float = field(default=0.0, kw_only=True)
+    """After the deal every client also gets so many times its own number of rows, drawn from other clients' rows of the same
+    split; what one client holds out no client trains on."""
 
     @abstractmethod
     def deal(self, rows: Rows, train: Rows, clients: int | None, seed: int) -> "dict[str, np.ndarray]":

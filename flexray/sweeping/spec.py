@@ -27,9 +27,12 @@ Point = dict[str, Any]
 
 
 class Stop(Section):
-    """Ending trials that do badly. asha: asynchronous successive halving (Li et al. 2020), which at rounds grace, grace·factor, … goes
-    on with the best 1/factor of those that came so far; median: ends a trial whose best value so far is worse than the median of
-    the others' running means (Golovin et al. 2017), once `least` others came as far. No trial ends before round `grace`."""
+    """Ending trials that do badly.
+
+    name: `asha`, asynchronous successive halving (Li et al. 2020), goes on at rounds grace, grace·factor, … with the best 1/factor of
+    those that came so far; `median` ends a trial whose best value so far is worse than the median of the others' running means
+    (Golovin et al. 2017). grace: no trial ends before this round. factor: of asha. least: of median, so many others must have come as far.
+    """
 
     name: Literal["none", "asha", "median"] = "none"
     grace: int = Field(default=1, ge=1)
@@ -38,7 +41,8 @@ class Stop(Section):
 
 
 class Budget(Section):
-    """trials: no more than so many. minutes: after so many since the start, or since it was resumed, trials are stopped where they are."""
+    """What a sweep may spend. trials: no more than so many. minutes: after so many since the start or the last resume, trials are
+    stopped where they are."""
 
     trials: int | None = Field(default=None, gt=0)
     minutes: float | None = Field(default=None, gt=0)

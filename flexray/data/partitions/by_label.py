@@ -19,6 +19,7 @@ class ByLabel(Partition):
     """
 
     labels_per_client: int = 1
+    """How many labels a client has rows of."""
 
     def check(self) -> tuple[str, ...]:
         if self.labels_per_client < 1:

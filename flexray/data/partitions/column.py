@@ -20,6 +20,7 @@ class Column(Partition):
     """
 
     column: str
+    """The column whose values stay together."""
 
     def needs(self) -> dict[str, str]:
         return {"column": self.column}

@@ -13,19 +13,18 @@ from flexray.data.seeds import Purpose, generator
 
 @dataclass(frozen=True)
 class Dirichlet(Partition):
-    """The smaller alpha, the stronger the skew.
-
-    min_rows: shares are drawn again, 200 times at most, until every client has so many train rows. with_replacement_rows:
-    every client has so many train rows instead, drawn with replacement from its own Dirichlet(alpha) mixture of labels
-    (held-out rows in proportion), as in the FLEx paper's second split. weigh, for that draw: `labels`, a label comes as
-    often as the mixture says; `rows`, every row weighs what the mixture says of its label, so that a label with twice
-    the rows comes twice as often (the authors' released code).
-    """
+    """Each label is divided among the clients by shares drawn for it."""
 
     alpha: float = 0.5
+    """The smaller, the stronger the skew; 100 is close to iid."""
     with_replacement_rows: int | None = None
+    """Every client has so many train rows instead, drawn with replacement from its own mixture of labels, as in the FLEx
+    paper's second split; null: rows are divided."""
     weigh: Literal["labels", "rows"] = "labels"
+    """For that draw: `labels`, a label comes as often as the mixture says; `rows`, every row weighs what the mixture says of
+    its label (the authors' released code)."""
     min_rows: int = field(default=10, kw_only=True)
+    """Shares are drawn again, 200 times at most, until every client has so many train rows."""
 
     @property
     def disjoint(self) -> bool:

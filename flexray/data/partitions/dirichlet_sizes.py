@@ -11,13 +11,12 @@ from flexray.data.seeds import Purpose, generator
 
 @dataclass(frozen=True)
 class DirichletSizes(Partition):
-    """The smaller alpha, the more unequal the sizes.
-
-    min_rows: sizes are drawn again, 200 times at most, until every client has so many train rows.
-    """
+    """Rows of all kinds in the same proportions for everybody."""
 
     alpha: float = 0.5
+    """The smaller, the more unequal the sizes."""
     min_rows: int = field(default=10, kw_only=True)
+    """Sizes are drawn again, 200 times at most, until every client has so many train rows."""
 
     def check(self) -> tuple[str, ...]:
         if not 0 < self.alpha < float("inf"):

@@ -19,20 +19,22 @@ SHOWN = 3
 
 @dataclass(frozen=True)
 class FromFile(Partition):
-    """`path`, relative to the working directory, holds one of two forms.
+    """A .csv, .jsonl, .json or .parquet in one of two forms.
 
     A table, with the columns `client` and `row`, and `split` where not all are train rows; rows are counted from 0 in
     each split, among those that `data.keep` leaves. With `id`, a column of the data, the table has a column `id` in place
     of `row`, its values, each of one row only; `split` is needed only where splits use the same ones. Or a .json file with
-    an object, client to the list of its rows (or ids).
-
-    strict: what the file names and the data lacks, and rows of a split in the file that it gives to nobody, are errors;
-    false: they are left out, and told. A client is called what the file calls it; clients are in the order of names.
+    an object, client to the list of its rows (or ids). A client is called what the file calls it; clients are in the order
+    of names.
     """
 
     path: str
+    """The file, relative to the working directory: a table with the columns client and row, or an object, client to list."""
     id: str | None = None
+    """A column of the data whose values name rows, in place of their numbers."""
     strict: bool = True
+    """What the file names and the data lacks, and rows that it gives to nobody, are errors; false: they are left out, and told.
+    """
 
     @property
     def covers(self) -> bool:

@@ -16,6 +16,7 @@ class Shards(Partition):
     crosses a border. A held-out split is dealt in the same shares of each label."""
 
     shards_per_client: int = 2
+    """How many shards a client gets."""
 
     def check(self) -> tuple[str, ...]:
         if self.shards_per_client < 1:
