@@ -120,9 +120,8 @@ def opened(path: Path | str, out: Path | None = None) -> Path:
         restore.fetch(str(path), folder)
         return folder
     if not (Path(path) / "config.yaml").exists():
-        raise ConfigError(
-            f"--resume: expected a run folder or its checkpoints, got {str(path)!r} with neither config.yaml nor after-….json; "
-            "name the folder of a run, or under storage.checkpoint that of its name"
+        raise expected(
+            "--resume", "the folder of a run, or of its checkpoints", str(path), "name one that has config.yaml or after-….json"
         )
     if out:
         raise ConfigError(f"--out: expected none with --resume of a run folder, got {str(out)!r}; a run goes on where it is")

@@ -71,12 +71,8 @@ def compare(
     """Run methods × seeds on one config, and compare them with paired tests."""
     with Answering(verbose, "compare", "compare.yaml") as answering:
         from flexray.comparison.spec import asked_for
-        from flexray.errors import ConfigError
 
-        if (resume and out) or (partial and (not resume or config or sets or jobs)):
-            raise ConfigError(
-                "--resume: expected it without --out, and nothing but it with --partial, got otherwise; drop the rest"
-            )
+        _check_resume(resume, out, partial, bool(config or sets or jobs))
         spec = asked_for(config, tuple(sets or ()), resume)
         console = new_console(err=as_json)
         with console.status("loading"):
@@ -114,13 +110,9 @@ def sweep(
 ) -> None:
     """Run trials over any keys of a config, side by side, and show what they do."""
     with Answering(verbose, "sweep", "sweep.yaml") as answering:
-        from flexray.errors import ConfigError
         from flexray.sweeping.spec import asked_for
 
-        if (resume and out) or (partial and (not resume or config or sets or dry_run)):
-            raise ConfigError(
-                "--resume: expected it without --out, and nothing but it with --partial, got otherwise; drop the rest"
-            )
+        _check_resume(resume, out, partial, bool(config or sets or dry_run))
         spec, console = asked_for(config, tuple(sets or ()), resume), new_console(err=as_json)
         with console.status("loading"):
             from flexray import sweep as runner
@@ -141,6 +133,15 @@ def sweep(
             print(messages.as_json(made.facts()))
         if failed := len(made.failures):
             _some_failed(answering, f"{failed} of {made.spec.most} trials")
+
+
+def _check_resume(resume: Path | None, out: Path | None, partial: bool, more: bool) -> None:
+    from flexray.errors import ConfigError
+
+    if (resume and out) or (partial and (more or not resume)):
+        raise ConfigError(
+            "--resume: expected it without --out, and nothing but it with --partial, got otherwise; drop the rest"
+        )
 
 
 def _some_failed(answering: Answering, which: str) -> NoReturn:

@@ -193,12 +193,12 @@ def test_options_that_do_not_go_together(flexray, here):
     (here / "run").mkdir()
     refused(
         flexray("simulate", "--resume", "run", "--set", "rounds=3"),
-        "--resume: expected no config, --set or --out beside it, got some; a run goes on as it was started",
+        "--resume: expected no config or --set beside it, got some; a run goes on as it was started",
     )
     refused(flexray("simulate", "--quiet", "--json"), "--quiet: expected it without --json, got both; drop one of the two")
     refused(
         flexray("simulate", "--resume", "run"),
-        "--resume: expected a run folder, got 'run' without config.yaml; name the folder of a run",
+        "--resume: expected the folder of a run, or of its checkpoints, got 'run'; name one that has config.yaml or after-….json",
     )
 
 

@@ -143,8 +143,13 @@ def place(tmp_path_factory, cache):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(here)
         sets = [part for text in (*SMALL, f"storage.cache={cache}") for part in ("--set", text)]
-        made = CliRunner().invoke(app, ["simulate", "--out", "runs/first", "--quiet", *sets])
+        made = CliRunner().invoke(
+            app, ["simulate", "--out", "runs/first", "--quiet", "--set", "storage.checkpoint=copies", *sets]
+        )
         assert made.exit_code == 0, made.output
+        shutil.copytree("copies/first", "copies/kept")
+        Path("key").write_text("ab" * 32)
+        Path("key").chmod(0o600)
         for name in ("flex", "fedavg"):
             shutil.copytree("runs/first", f"runs/{name}")
         for name, spec in (("c/compare", "compare"), ("lr/sweep", "sweep_lr")):
@@ -181,6 +186,7 @@ def reached(place, monkeypatch):
 
         return stopped
 
+    monkeypatch.setattr(api, "opened", lambda path, out=None: out or Path(path))
     doors = [
         (api, "simulate"),
         (api, "resume"),
@@ -218,7 +224,7 @@ def test_pages_have_commands():
 def test_every_command_runs_or_would(shown, reached, cache, monkeypatch):
     """What takes long is stopped where its work would begin, its arguments, config and folders having been checked."""
     if shown.command.startswith("flexray report") and shown.command != "flexray report runs/flex":
-        monkeypatch.setattr(report, "write", lambda runs, place: (reached.append("write"), (place, []))[1])
+        monkeypatch.setattr(report, "write", lambda runs, place, _: (reached.append("write"), (place, []))[1])
         monkeypatch.setattr(report, "state", lambda told: "")
     result = call(shown, cache)
     assert result.exit_code == 0, result.output

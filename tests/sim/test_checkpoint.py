@@ -128,7 +128,7 @@ def test_wrong_places_are_refused_before_anything_is_written(small, whole, place
 
 
 def test_resuming_says_what_it_expects(whole, tmp_path):
-    with pytest.raises(ConfigError, match="a run folder or its checkpoints"):
+    with pytest.raises(ConfigError, match="the folder of a run, or of its checkpoints"):
         api.opened(tmp_path)
     with pytest.raises(ConfigError, match="--out: expected none with --resume of a run folder"):
         api.opened(whole[0], tmp_path / "other")
