@@ -407,7 +407,7 @@ def test_a_comparison_truly_runs(place, cache, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_sweep_truly_runs(place, cache, ray_here, monkeypatch):
+def test_a_sweep_truly_runs(place, cache, monkeypatch):
     monkeypatch.chdir(place)
     small = [text for text in SMALL if not text.startswith(("evaluation", "train", "resources"))]
     sets = [f"storage.cache={cache}", "sweep.samples=2", "train.steps=2", "train.batch=2", *small]
