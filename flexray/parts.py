@@ -70,7 +70,8 @@ class Anchors:
     sharpness: float = 0.5
     """What likeness is multiplied by."""
     share: Literal["scaled", "sigmoid"] = "scaled"
-    """How likeness becomes a share: `scaled`, between 0 and 1, as the authors' code with its 0.5; `sigmoid`."""
+    """How likeness becomes a share: `scaled`, the product as it is, between 0 and 1, as the authors' code with its 0.5; `sigmoid`,
+    σ of it."""
     pooling: Literal["mean", "last"] = "mean"
     """Which of a prompt's tokens represent it: their `mean` or the `last`."""
 

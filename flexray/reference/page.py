@@ -91,7 +91,7 @@ def _of_name(section: str, name: str, cls: type) -> Iterator[str]:
     line = folder.listing(FOLDERS[section])[name]
     keys = {key: value for key, value in keys_of(cls).items() if not any(map(keys_of, value.choices))}
     shared = [f"[{section}.{key}](#{_anchor(f'{section}.{key}')})" for key in keys_of(cls) if key not in keys]
-    yield from (f"#### {name}", "", line, "")
+    yield from (f"#### {name}", "", line, "", _escaped(told.whole(cls)), "")
     if shared:
         yield from (f"Has {', '.join(shared)}.", "")
     if keys:
