@@ -40,7 +40,7 @@ def merged(made: Merged) -> RenderableType:
     """A row for each client of the run; those who share their experts are marked."""
     rows = {f"{name} *" if name in made.clients else name: numbers for name, numbers in made.scores.items()}
     note = Text("* shares its experts. On the rows that the run scores by; the merged model is the same for all.", style="dim")
-    return Group(*_tables(rows, made.numbers, mean=True), note, exported(made.exported))
+    return Group(*_tables(rows, made.numbers, mean=True), note)
 
 
 def joined(made: Joined) -> RenderableType:
@@ -60,7 +60,12 @@ def _answers(prompt: str, given: Sequence[Answer]) -> tuple[RenderableType, ...]
     table.add_column("answer", overflow="fold")
     for answer in given:
         table.add_row(Text(answer.model), Text(answer.text.strip() or "(nothing)"))
-    return Text(prompt, style="bold"), table
+    return Text(shorten(prompt), style="bold"), table
+
+
+def shorten(text: str, most: int = 300) -> str:
+    """The middle of a long text left out."""
+    return text if len(text) <= most else f"{text[: most // 2]} … {text[-most // 2 :]}"
 
 
 def _tables(rows: Mapping[str, Numbers], numbers: Mapping[str, Number], mean: bool) -> list[RenderableType]:

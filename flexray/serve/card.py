@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from flexray.data.prompts import ALPACA
 from flexray.folder import listing
 from flexray.models import checkpoint
 from flexray.models.options import Model
 from flexray.serve import joined
 from flexray.serve.finished import Finished
 
+LICENCE = ("license", "license_name", "license_link")
+QUESTION = "What is to be answered?"
 VIEWS = {"base": "frozen base", "shared": "shared only", "personal": "personalised"}
 LOADING = {
     "plain": "tokenizer = AutoTokenizer.from_pretrained(folder)\nmodel = AutoModelForCausalLM.from_pretrained(folder)",
@@ -26,15 +30,27 @@ LOADING = {
 }
 
 
+ASKING = (
+    'inputs = tokenizer(prompt, return_tensors="pt", add_special_tokens=False)\n'
+    "answer = model.generate(**inputs, max_new_tokens=64, do_sample=False)[0, inputs.input_ids.shape[1] :]\n"
+    "print(tokenizer.decode(answer, skip_special_tokens=True))"
+)
+UNKNOWN = {"license": "unknown"}
+
+
 @dataclass(frozen=True)
 class Card:
-    """scores: by view and metric; None where nothing was scored."""
+    """scores: by view and metric; None where nothing was scored. licence: the fields that say it. base: its hub id, or empty.
+    prompt: the Python line that asks. dataset: its hub id."""
 
     title: str
     facts: Mapping[str, str]
     scores: Mapping[str, Mapping[str, float]] | None
-    licence: str
+    licence: Mapping[str, str]
     base: str
+    prompt: str
+    split: str = "test"
+    dataset: str | None = None
 
     def text(self, kind: str, folder: str) -> str:
         """Markdown, with the fields that the hub reads at its head."""
@@ -42,14 +58,30 @@ class Card:
             "library_name": "peft" if kind == "adapter" else "transformers",
             "pipeline_tag": "text-generation",
         }
-        head |= {"license": self.licence, "tags": ["flexray", "federated-learning", "mixture-of-experts"]}
-        head |= {"base_model": self.base} if "/" in self.base and not Path(self.base).exists() else {}
+        head |= {**self.licence, "tags": ["flexray", "federated-learning", "mixture-of-experts"]}
+        head |= {"datasets": [self.dataset]} if self.dataset else {}
+        head |= {"metrics": list(dict.fromkeys(n for view in self.scores.values() for n in view))} if self.scores else {}
+        if self.base:
+            head |= {"base_model": self.base, "base_model_relation": "adapter" if kind == "adapter" else "finetune"}
         lines = ["---", yaml.safe_dump(head, sort_keys=False).strip(), "---", "", f"# {self.title}", ""]
         lines += [f"- **{name}**: {value}" for name, value in self.facts.items()]
-        named = [f'base = "{self.base}"  # or a folder made by `flexray export --base`'] if kind == "adapter" else []
-        lines += ["", "## Loading", "", "```python", _imports(kind), *named, f'folder = "{folder}"', LOADING[kind], "```"]
+        base = f'base = "{self.base}"' if self.base else 'base = "…"  # the folder that `flexray export --base` makes'
+        named = [base] if kind == "adapter" else []
+        lines += [
+            "",
+            "## Loading",
+            "",
+            "```python",
+            _imports(kind),
+            *named,
+            f"folder = {json.dumps(folder)}",
+            LOADING[kind],
+            "```",
+        ]
+        lines += ["", "## Asking", "", "In the form that it was trained with, no special tokens in front:", ""]
+        lines += ["```python", self.prompt, ASKING, "```"]
         if self.scores:
-            lines += ["", "## Metrics", "", *_table(self.scores)]
+            lines += ["", "## Metrics", "", f"On the {self.split} rows of the run.", "", *_table(self.scores)]
         return "\n".join([*lines, ""])
 
 
@@ -64,28 +96,63 @@ def of_run(run: Finished, client: str | None, what: str) -> Card:
         "Settings": f"`{json.dumps(x.spec()['algorithm'])}`",
         "Data": f"{_data(run)}; prompt `{x.data.prompt}`, at most {x.data.max_length} tokens a row",
         "Base model": f"`{x.model.path}` in {x.model.dtype}",
-        "Licence": f"{_licence(x.model)} (of the base model; the data may ask for more)",
+        "Licence": _of_licence(licence := _licence(x.model)),
     }
-    return Card(f"{method}: {whose}", facts, _scores(run, client), _licence(x.model), x.model.path)
+    return Card(
+        f"{method}: {whose}", facts, _scores(run, client), licence, x.model.path if is_hub_id(x.model.path) else "",
+        _prompt(x.data.prompt), x.evaluation.split, x.data.path if is_hub_id(x.data.path) else None,
+    )  # fmt: skip
+
+
+def _prompt(kind: str) -> str:
+    """The line that makes a prompt as the run's data are asked."""
+    if kind == "alpaca":
+        return f"prompt = {json.dumps(ALPACA.format(instruction=QUESTION))}"
+    return (
+        f'asked = [{{"role": "user", "content": {json.dumps(QUESTION)}}}]\n'
+        "prompt = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)"
+    )
+
+
+def _of_licence(said: Mapping[str, str]) -> str:
+    if said == UNKNOWN:
+        return "unknown: the base model's folder does not say; find out before you pass this on"
+    return f"{said.get('license_name', said['license'])} (of the base model; the data may ask for more)"
 
 
 def _data(run: Finished) -> str:
     data, n = run.experiment.data, len(run.job.clients)
-    return f"`{Path(data.path).name}`, {n} client{'s' if n > 1 else ''} by `{data.partition.name}`"
+    name = data.path if is_hub_id(data.path) else Path(data.path).name
+    return f"`{name}`, {n} client{'s' if n > 1 else ''} by `{data.partition.name}`"
 
 
-def _licence(model: Model) -> str:
-    """What the base's own card says."""
+def _licence(model: Model) -> Mapping[str, str]:
+    """What the base's own card says of it."""
     if model.path == "tiny":
-        return "apache-2.0"
-    file = checkpoint.locate(model, weights=False) / "README.md"
-    text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
-    head = text.split("---")[1] if text.startswith("---") and text.count("---") > 1 else ""
+        return {"license": "apache-2.0"}
+    _, _, text = _card_of(model).partition("---\n")
     try:
-        found = yaml.safe_load(head)
+        found = yaml.safe_load(text.partition("\n---")[0])
     except yaml.YAMLError:
         found = None
-    return str(found["license"]) if isinstance(found, dict) and found.get("license") else "other"
+    said = {name: str(found[name]) for name in LICENCE if found.get(name)} if isinstance(found, dict) else {}
+    return said if "license" in said else UNKNOWN
+
+
+def _card_of(model: Model) -> str:
+    """The base's README.md; empty where it has none, or the hub cannot be asked."""
+    file = checkpoint.locate(model, weights=False) / "README.md"
+    if is_hub_id(model.path):
+        from huggingface_hub import hf_hub_download
+
+        with suppress(Exception), checkpoint.quiet():
+            file = Path(hf_hub_download(model.path, file.name, revision=model.revision))
+    text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
+    return text if text.startswith("---\n") else ""
+
+
+def is_hub_id(path: str) -> bool:
+    return not Path(path).exists() and checkpoint.HUB_ID.fullmatch(path) is not None
 
 
 def _scores(run: Finished, client: str | None) -> Mapping[str, Mapping[str, float]] | None:
@@ -99,7 +166,7 @@ def _scores(run: Finished, client: str | None) -> Mapping[str, Mapping[str, floa
 def _table(scores: Mapping[str, Mapping[str, float]]) -> list[str]:
     names = list(dict.fromkeys(name for numbers in scores.values() for name in numbers))
     rows = [f"| {name} | {' | '.join(f'{scores[v][name]:.4f}' for v in scores)} |" for name in names]
-    return [f"| held-out rows | {' | '.join(VIEWS.get(v, v) for v in scores)} |", f"|---|{'---:|' * len(scores)}", *rows]
+    return [f"| | {' | '.join(VIEWS.get(v, v) for v in scores)} |", f"|---|{'---:|' * len(scores)}", *rows]
 
 
 def _imports(kind: str) -> str:

@@ -143,15 +143,19 @@ def open_run(path: Path | str, key: str = "run") -> Finished:
 
 def _experiment(path: Path, key: str) -> Experiment:
     if not path.is_dir():
-        near = [str(p) for p in path.parent.iterdir() if p.is_dir()] if path.parent.is_dir() else []
-        raise expected(key, "the folder of a run", str(path), did_you_mean(str(path), near) if near else "check the path")
+        raise expected(key, "the folder of a run", str(path), _instead(path, path.parent, "check the path"))
     if not (path / "config.yaml").is_file():
-        raise expected(
-            key, "the folder of a run", f"{path} without config.yaml", "name the folder that `flexray simulate` printed"
-        )
+        mend = _instead(path, path, "name the folder that `flexray simulate` printed")
+        raise expected(key, "the folder of a run", f"{path} without config.yaml", mend)
     if not (path / "summary.json").is_file():
         raise expected(key, "a finished run", f"{path} without summary.json", f"finish it: `flexray simulate --resume {path}`")
     return Experiment(**read_yaml(path / "config.yaml"))
+
+
+def _instead(path: Path, folder: Path, mend: str) -> str:
+    """The runs in a folder, where there are any."""
+    near = [str(file.parent) for file in folder.glob("*/config.yaml")]
+    return did_you_mean(str(path), near) if near else mend
 
 
 def _here(x: Experiment) -> Experiment:
