@@ -18,6 +18,8 @@ from flexray.serve.merge import Merged
 from flexray.serve.scoring import Numbers
 
 VIEWS = {"base": "frozen\nbase", "shared": "shared\nonly", "personal": "perso-\nnalised", "merged": "merged"}
+WIDEST = 30
+"""Columns of a name; a longer one goes on in the next line."""
 KINDS = {
     "plain": "a plain model of its family",
     "custom": "a model with code of its own (modeling_flexray.py)",
@@ -56,7 +58,7 @@ def show(what: RenderableType, console: Console) -> None:
 
 def _answers(prompt: str, given: Sequence[Answer]) -> tuple[RenderableType, ...]:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
-    table.add_column("model", no_wrap=True)
+    table.add_column("model", overflow="fold", max_width=WIDEST)
     table.add_column("answer", overflow="fold")
     for answer in given:
         table.add_row(Text(answer.model), Text(answer.text.strip() or "(nothing)"))
@@ -79,7 +81,7 @@ def _table(rows: Mapping[str, Numbers], metric: str, how: Number, mean: bool) ->
     table = Table(
         title=Text(how.title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False
     )
-    table.add_column("client", vertical="bottom", no_wrap=True)
+    table.add_column("client", vertical="bottom", overflow="fold", max_width=WIDEST)
     for view in views:
         table.add_column(VIEWS[view], justify="right", vertical="bottom")
     for name, scores in rows.items():

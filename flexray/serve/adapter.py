@@ -15,9 +15,9 @@ import torch
 from flexray.errors import ConfigError
 from flexray.models import checkpoint, weights
 from flexray.models.adapters import options, sites
+from flexray.models.licence import is_hub_id
 from flexray.models.options import Model
 from flexray.parts import Part, adapters
-from flexray.serve.card import is_hub_id
 from flexray.serve.finished import Finished
 from flexray.state import State, part_of
 

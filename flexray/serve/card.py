@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,10 @@ import yaml
 
 from flexray.data.prompts import ALPACA
 from flexray.folder import listing
-from flexray.models import checkpoint
-from flexray.models.options import Model
+from flexray.models.licence import UNKNOWN, is_hub_id, licence
 from flexray.serve import joined
 from flexray.serve.finished import Finished
 
-LICENCE = ("license", "license_name", "license_link")
 QUESTION = "What is to be answered?"
 VIEWS = {"base": "frozen base", "shared": "shared only", "personal": "personalised"}
 LOADING = {
@@ -35,7 +32,6 @@ ASKING = (
     "answer = model.generate(**inputs, max_new_tokens=64, do_sample=False)[0, inputs.input_ids.shape[1] :]\n"
     "print(tokenizer.decode(answer, skip_special_tokens=True))"
 )
-UNKNOWN = {"license": "unknown"}
 
 
 @dataclass(frozen=True)
@@ -54,6 +50,20 @@ class Card:
 
     def text(self, kind: str, folder: str) -> str:
         """Markdown, with the fields that the hub reads at its head."""
+        lines = ["---", yaml.safe_dump(self._head(kind), sort_keys=False).strip(), "---", "", f"# {self.title}", ""]
+        lines += [f"- **{name}**: {value}" for name, value in self.facts.items()]
+        base = f'base = "{self.base}"' if self.base else 'base = "…"  # the folder that `flexray export --base` makes'
+        named = [base] if kind == "adapter" else []
+        code = [_imports(kind), *named, f"folder = {json.dumps(folder)}", LOADING[kind]]
+        lines += ["", "## Loading", "", "```python", *code, "```"]
+        lines += ["", "## Asking", "", "In the form that it was trained with, no special tokens in front:", ""]
+        lines += ["```python", self.prompt, ASKING, "```"]
+        if self.scores:
+            lines += ["", "## Metrics", "", f"On held-out rows ({self.split}).", "", *_table(self.scores)]
+        return "\n".join([*lines, ""])
+
+    def _head(self, kind: str) -> dict[str, Any]:
+        """The fields of huggingface.co/docs/hub/model-cards."""
         head: dict[str, Any] = {
             "library_name": "peft" if kind == "adapter" else "transformers",
             "pipeline_tag": "text-generation",
@@ -63,26 +73,7 @@ class Card:
         head |= {"metrics": list(dict.fromkeys(n for view in self.scores.values() for n in view))} if self.scores else {}
         if self.base:
             head |= {"base_model": self.base, "base_model_relation": "adapter" if kind == "adapter" else "finetune"}
-        lines = ["---", yaml.safe_dump(head, sort_keys=False).strip(), "---", "", f"# {self.title}", ""]
-        lines += [f"- **{name}**: {value}" for name, value in self.facts.items()]
-        base = f'base = "{self.base}"' if self.base else 'base = "…"  # the folder that `flexray export --base` makes'
-        named = [base] if kind == "adapter" else []
-        lines += [
-            "",
-            "## Loading",
-            "",
-            "```python",
-            _imports(kind),
-            *named,
-            f"folder = {json.dumps(folder)}",
-            LOADING[kind],
-            "```",
-        ]
-        lines += ["", "## Asking", "", "In the form that it was trained with, no special tokens in front:", ""]
-        lines += ["```python", self.prompt, ASKING, "```"]
-        if self.scores:
-            lines += ["", "## Metrics", "", f"On the {self.split} rows of the run.", "", *_table(self.scores)]
-        return "\n".join([*lines, ""])
+        return head
 
 
 def of_run(run: Finished, client: str | None, what: str) -> Card:
@@ -91,15 +82,16 @@ def of_run(run: Finished, client: str | None, what: str) -> Card:
     whose = {"personal": f"the personal model of {client!r}", "shared": "the shared model", "base": "the frozen base"}[what]
     method = Path(x.algorithm.name).stem
     line = listing("algorithms").get(x.algorithm.name, "a method of the user's own")
+    terms = licence(x.model)
     facts = {
         "Method": f"`{method}`: {line.rstrip('.')}; {x.rounds} rounds, seed {x.seed}",
         "Settings": f"`{json.dumps(x.spec()['algorithm'])}`",
         "Data": f"{_data(run)}; prompt `{x.data.prompt}`, at most {x.data.max_length} tokens a row",
         "Base model": f"`{x.model.path}` in {x.model.dtype}",
-        "Licence": _of_licence(licence := _licence(x.model)),
+        "Licence": _of_licence(terms),
     }
     return Card(
-        f"{method}: {whose}", facts, _scores(run, client), licence, x.model.path if is_hub_id(x.model.path) else "",
+        f"{method}: {whose}", facts, _scores(run, client), terms, x.model.path if is_hub_id(x.model.path) else "",
         _prompt(x.data.prompt), x.evaluation.split, x.data.path if is_hub_id(x.data.path) else None,
     )  # fmt: skip
 
@@ -124,35 +116,6 @@ def _data(run: Finished) -> str:
     data, n = run.experiment.data, len(run.job.clients)
     name = data.path if is_hub_id(data.path) else Path(data.path).name
     return f"`{name}`, {n} client{'s' if n > 1 else ''} by `{data.partition.name}`"
-
-
-def _licence(model: Model) -> Mapping[str, str]:
-    """What the base's own card says of it."""
-    if model.path == "tiny":
-        return {"license": "apache-2.0"}
-    _, _, text = _card_of(model).partition("---\n")
-    try:
-        found = yaml.safe_load(text.partition("\n---")[0])
-    except yaml.YAMLError:
-        found = None
-    said = {name: str(found[name]) for name in LICENCE if found.get(name)} if isinstance(found, dict) else {}
-    return said if "license" in said else UNKNOWN
-
-
-def _card_of(model: Model) -> str:
-    """The base's README.md; empty where it has none, or the hub cannot be asked."""
-    file = checkpoint.locate(model, weights=False) / "README.md"
-    if is_hub_id(model.path):
-        from huggingface_hub import hf_hub_download
-
-        with suppress(Exception), checkpoint.quiet():
-            file = Path(hf_hub_download(model.path, file.name, revision=model.revision))
-    text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
-    return text if text.startswith("---\n") else ""
-
-
-def is_hub_id(path: str) -> bool:
-    return not Path(path).exists() and checkpoint.HUB_ID.fullmatch(path) is not None
 
 
 def _scores(run: Finished, client: str | None) -> Mapping[str, Mapping[str, float]] | None:

@@ -133,12 +133,26 @@ def open_run(path: Path | str, key: str = "run") -> Finished:
     path = Path(path)
     experiment = _experiment(path, key)
     files = experiment.storage.private or path / "private"
-    job, _ = prepare(_here(experiment), _there(), files.absolute(), Trials("nothing"))
+    job = _prepared(experiment, files.absolute())
     _check_rows(path, job)
     found = server_file.read(path / "server.safetensors")
     if found[1] != experiment.rounds - 1:
         raise expected(key, "a finished run", f"one after round {found[1]}", f"finish it: `flexray simulate --resume {path}`")
     return Finished(path, job, found[0], json.loads((path / "summary.json").read_text()))
+
+
+def _prepared(x: Experiment, files: Path) -> Job:
+    try:
+        return prepare(_here(x), _there(), files, Trials("nothing"))[0]
+    except ConfigError as e:
+        raise ConfigError(*map(_where, e.problems)) from e
+
+
+def _where(problem: str) -> str:
+    """A run names its files as its config did: maybe from the folder in which it was started."""
+    what, _, mend = problem.rpartition("; ")
+    aside = "the run's own files are looked for from the folder in which it was started: go there"
+    return f"{what}; {aside}" if mend == "check the path" else problem
 
 
 def _experiment(path: Path, key: str) -> Experiment:
