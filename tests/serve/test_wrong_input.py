@@ -48,17 +48,16 @@ OTHERS = {
 
 @pytest.fixture
 def refused(finished):
-    """refused(arguments, wanted): the command says so, and leaves the run's folder as it was."""
+    """refused(arguments, wanted): the command says so, and leaves the folder of the run, RUN, as it was."""
     run = finished("ditto").path
     before = set(files(run))
 
     def check(arguments, wanted):
-        result = call(*arguments)
+        result = call(*(run if word == "RUN" else word for word in arguments))
         assert result.exit_code == 2, (arguments, result.output)
         assert wanted in " ".join(result.stderr.split()) and len(result.stderr.splitlines()) < 10, result.stderr
         assert set(files(run)) == before
 
-    check.run = run
     return check
 
 
@@ -66,20 +65,19 @@ def refused(finished):
 def test_a_file_that_cannot_join(refused, tmp_path, name):
     content, wanted = FILES[name]
     (tmp_path / name).write_bytes(content)
-    refused(["join", refused.run, "--data", tmp_path / name], wanted)
+    refused(["join", "RUN", "--data", tmp_path / name], wanted)
 
 
 def test_a_newcomer_that_cannot_join(refused, file, tmp_path):
     for more, wanted in JOIN.items():
-        refused(["join", refused.run, "--data", file, *more.split(" ")], wanted)
-    refused(["join", refused.run, "--data", file, "--name", "shared only"], "--name: expected a name that no client of the run")
-    refused(["join", refused.run, "--data", tmp_path / "none.csv"], "--data: expected a file or folder of rows")
+        refused(["join", "RUN", "--data", file, *more.split(" ")], wanted)
+    refused(["join", "RUN", "--data", file, "--name", "shared only"], "--name: expected a name that no client of the run")
+    refused(["join", "RUN", "--data", tmp_path / "none.csv"], "--data: expected a file or folder of rows")
 
 
-def test_other_commands(refused, file, tmp_path):
+def test_other_commands(refused, finished, file, tmp_path):
     meant = {
-        "RUN": refused.run,
-        "ABOVE": refused.run.parent,
+        "ABOVE": finished("ditto").path.parent,
         "OUT": tmp_path / "out",
         "LONG": "word " * 1100,
         "FILE/out": file / "x",
