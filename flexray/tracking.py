@@ -84,8 +84,7 @@ class Tracking:
     def _tell(self, what: str, step: int, numbers: Mapping[str, float]) -> None:
         for tracker in list(self.trackers):
             told = self.told[tracker.name]
-            if step > getattr(told, what):
-                self._guarded(tracker, lambda t=tracker: t.tell(step, numbers))
+            if step > getattr(told, what) and self._guarded(tracker, lambda t=tracker: t.tell(step, numbers)):
                 setattr(told, what, step)
         self._keep()
 
@@ -100,15 +99,17 @@ class Tracking:
         if self.told:
             RunFolder(self.path).write_json(FILE, {name: vars(told) for name, told in self.told.items()})
 
-    def _guarded(self, tracker: Tracker, do: Callable[[], Any]) -> None:
-        """A tracker that fails is left out from then on."""
+    def _guarded(self, tracker: Tracker, do: Callable[[], Any]) -> bool:
+        """Whether it went well; a tracker that fails is left out from then on."""
         try:
             do()
+            return True
         except Exception as e:
             self.trackers = [other for other in self.trackers if other is not tracker]
             logging.getLogger("flexray").warning(
                 "tracking: %s failed and is told nothing more: %s: %s. The run goes on.", tracker.name, type(e).__name__, e
             )
+            return False
 
 
 def of_round(r: RoundReport) -> dict[str, float]:

@@ -11,13 +11,13 @@ from flexray.models.tokenizer import Tokenizer
 FAMILIES = [name for name in folder.listing("models/families") if name != "general"]
 
 
-def save(path, model_type: str, **fields: object):
+def save(path, model_type: str, shard: str = "1GB", **fields: object):
     """A random model of this type with the built-in tokenizer, in the layout that its family stores."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     tokenizer = Tokenizer(checkpoint.locate(Model()))
     config = AutoConfig.for_model(model_type, **(fields | {"vocab_size": tokenizer.vocabulary}))
-    AutoModelForCausalLM.from_config(config).save_pretrained(path)
+    AutoModelForCausalLM.from_config(config).save_pretrained(path, max_shard_size=shard)
     tokenizer.save(path)
     return path
 

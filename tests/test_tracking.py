@@ -74,6 +74,7 @@ def test_a_tracker_that_fails_is_reported_once_and_the_run_goes_on(small, tmp_pa
         f"tracking: {mine} failed and is told nothing more: OSError: nobody there. The run goes on."
     ]
     assert ("train/loss", 2) in scalars(run.path)
+    assert json.loads((run.path / tracking.FILE).read_text())[str(mine)] == {"known": None, "train": -1, "scores": -1}
 
 
 def test_none_may_be_asked_for(small, tmp_path):

@@ -45,7 +45,12 @@ def export(
 
 def generate(
     run: Folder,
-    prompts: Annotated[list[str], typer.Argument(help="What to ask, in quotes.", show_default=False)],
+    prompts: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="What to ask, in quotes; one or several. `-`, or nothing: one from standard input.", show_default=False
+        ),
+    ] = None,
     clients: Annotated[
         list[str] | None,
         typer.Option("--client", help="Whose model; may be given several times.", autocompletion=completing.clients),
@@ -69,8 +74,9 @@ def generate(
             from flexray.serve.finished import open_run
 
             how = asking.Asking(context, max_new_tokens, temperature, seed)
+            asked = asking.read(prompts or [])
             opened = open_run(run)
-            answers = asking.generate(opened, prompts, asking.models(opened, clients or (), every, shared, base), how)
+            answers = asking.generate(opened, asked, asking.models(opened, clients or (), every, shared, base), how)
         serving.show(serving.answers(answers), console)
         if as_json:
             print(messages.as_json([{"prompt": a.prompt, "model": a.model, "answer": a.text} for a in answers]))
@@ -78,7 +84,10 @@ def generate(
 
 def merge(
     run: Folder,
-    clients: Annotated[str, typer.Option(help="Who shares their experts: a,b,c.", show_default=False)],
+    clients: Annotated[
+        list[str],
+        typer.Option(help="Who shares their experts: a,b,c; may be given several times.", show_default=False),
+    ],
     out: Annotated[Path, typer.Option(help="The folder to write.", show_default=False)],
     as_json: Json = False,
     verbose: Verbose = False,
@@ -89,10 +98,14 @@ def merge(
         with console.status("merging"):
             from flexray.report import messages, serving
             from flexray.serve import merge as merging
+            from flexray.serve.export import check_out
             from flexray.serve.finished import open_run
 
-            made = merging.merge(open_run(run), [name.strip() for name in clients.split(",")], out)
+            check_out(out)
+            opened = open_run(run)
+            made = merging.merge(opened, merging.listed(opened, clients), out)
         serving.show(serving.merged(made), console)
+        serving.show(serving.exported(made.exported), console)
         if as_json:
             print(messages.as_json({"path": str(out), "clients": list(made.clients), "scores": made.scores}))
 

@@ -18,6 +18,8 @@ from flexray.serve.merge import Merged
 from flexray.serve.scoring import Numbers
 
 VIEWS = {"base": "frozen\nbase", "shared": "shared\nonly", "personal": "perso-\nnalised", "merged": "merged"}
+WIDEST = 30
+"""Columns of a name; a longer one goes on in the next line."""
 KINDS = {
     "plain": "a plain model of its family",
     "custom": "a model with code of its own (modeling_flexray.py)",
@@ -40,7 +42,7 @@ def merged(made: Merged) -> RenderableType:
     """A row for each client of the run; those who share their experts are marked."""
     rows = {f"{name} *" if name in made.clients else name: numbers for name, numbers in made.scores.items()}
     note = Text("* shares its experts. On the rows that the run scores by; the merged model is the same for all.", style="dim")
-    return Group(*_tables(rows, made.numbers, mean=True), note, exported(made.exported))
+    return Group(*_tables(rows, made.numbers, mean=True), note)
 
 
 def joined(made: Joined) -> RenderableType:
@@ -56,11 +58,16 @@ def show(what: RenderableType, console: Console) -> None:
 
 def _answers(prompt: str, given: Sequence[Answer]) -> tuple[RenderableType, ...]:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
-    table.add_column("model", no_wrap=True)
+    table.add_column("model", overflow="fold", max_width=WIDEST)
     table.add_column("answer", overflow="fold")
     for answer in given:
         table.add_row(Text(answer.model), Text(answer.text.strip() or "(nothing)"))
-    return Text(prompt, style="bold"), table
+    return Text(shorten(prompt), style="bold"), table
+
+
+def shorten(text: str, most: int = 300) -> str:
+    """The middle of a long text left out."""
+    return text if len(text) <= most else f"{text[: most // 2]} … {text[-most // 2 :]}"
 
 
 def _tables(rows: Mapping[str, Numbers], numbers: Mapping[str, Number], mean: bool) -> list[RenderableType]:
@@ -74,7 +81,7 @@ def _table(rows: Mapping[str, Numbers], metric: str, how: Number, mean: bool) ->
     table = Table(
         title=Text(how.title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False
     )
-    table.add_column("client", vertical="bottom", no_wrap=True)
+    table.add_column("client", vertical="bottom", overflow="fold", max_width=WIDEST)
     for view in views:
         table.add_column(VIEWS[view], justify="right", vertical="bottom")
     for name, scores in rows.items():

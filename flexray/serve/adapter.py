@@ -13,8 +13,10 @@ from typing import Any
 import torch
 
 from flexray.errors import ConfigError
-from flexray.models import weights
+from flexray.models import checkpoint, weights
 from flexray.models.adapters import options, sites
+from flexray.models.licence import is_hub_id
+from flexray.models.options import Model
 from flexray.parts import Part, adapters
 from flexray.serve.finished import Finished
 from flexray.state import State, part_of
@@ -65,11 +67,16 @@ def write(folder: Path, tensors: State, settings: dict[str, Any]) -> None:
     (folder / "adapter_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
+def _base(model: Model) -> str:
+    """Where PEFT finds it by itself: a hub id, or a folder of this machine."""
+    return model.path if is_hub_id(model.path) else str(checkpoint.locate(model, weights=False).resolve())
+
+
 def _settings(run: Finished, ranks: dict[str, int]) -> dict[str, Any]:
     usual = max(ranks.values())
     other = {path: rank for path, rank in ranks.items() if rank != usual}
     return {
-        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": run.experiment.model.path,
+        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": _base(run.experiment.model),
         "revision": run.experiment.model.revision, "inference_mode": True, "r": usual, "lora_alpha": usual,
         "rank_pattern": other, "alpha_pattern": other, "lora_dropout": 0.0, "bias": "none", "fan_in_fan_out": False,
         "use_rslora": False, "use_dora": False, "init_lora_weights": True, "modules_to_save": None,

@@ -44,8 +44,10 @@ class Exported:
 def asked_for(out: Path, client: str | None, shared: bool, base: bool) -> str:
     """Which of the three is wanted, before the run is opened."""
     check_out(out)
-    if (client is not None) + shared + base != 1:
-        raise expected("--client", "one of a client's name, --shared and --base", client, "name one of the three")
+    given = [name for name, there in (("--client", client is not None), ("--shared", shared), ("--base", base)) if there]
+    if len(given) != 1:
+        got = " and ".join(given) or "none of them"
+        raise expected("--client", "one of a client's name, --shared and --base", got, "name one of the three")
     return "shared" if shared else "base" if base else "personal"
 
 
@@ -92,19 +94,34 @@ def write(run: Finished, out: Path, told: Card, kind: Kind, save: Callable[[Path
 
 def check_out(out: Path) -> None:
     """Nothing that is there already is written to."""
-    if out.is_file():
-        raise expected("--out", "a folder", f"the file {out}", "name another")
+    there = next(place for place in (out.absolute(), *out.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise expected("--out", "a folder", f"the file {there if there != out.absolute() else out}", "name another")
     if out.exists() and any(out.iterdir()):
         raise expected("--out", "a new or empty folder", str(out), "name another")
+    if not os.access(there if there != out.absolute() else there.parent, os.W_OK):
+        raise expected("--out", "a folder that may be written to", str(there), "name another")
+
+
+def _as_usual(folder: Path) -> None:
+    """Every file may be read by whom new files may be: safetensors are written for their owner alone."""
+    mask = os.umask(0)
+    os.umask(mask)
+    for file in folder.iterdir():
+        file.chmod(0o666 & ~mask)
 
 
 @contextmanager
 def whole(out: Path) -> Iterator[Path]:
     """A folder to write into, which is moved to its place at the end, or not there at all."""
     making = out.absolute().with_name(f".{out.absolute().name}.{os.getpid()}")
-    making.mkdir(parents=True)
+    try:
+        making.mkdir(parents=True)
+    except OSError as e:
+        raise expected("--out", "a folder that can be made", f"{out} ({e.strerror})", "name another") from None
     try:
         yield making
+        _as_usual(making)
         if out.exists():
             out.rmdir()
         making.rename(out)

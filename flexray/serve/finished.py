@@ -141,7 +141,7 @@ def open_run(path: Path | str, key: str = "run") -> Finished:
     path = Path(path)
     experiment = _experiment(path, key)
     files = experiment.storage.private or path / "private"
-    job, _ = prepare(_here(experiment), _there(), files.absolute(), Trials("nothing"))
+    job = _prepared(experiment, files.absolute())
     _check_rows(path, job)
     found = server_file.read(path / "server.safetensors")
     if found[1] != experiment.rounds - 1:
@@ -149,17 +149,35 @@ def open_run(path: Path | str, key: str = "run") -> Finished:
     return Finished(path, job, found[0], json.loads((path / "summary.json").read_text()))
 
 
+def _prepared(x: Experiment, files: Path) -> Job:
+    try:
+        return prepare(_here(x), _there(), files, Trials("nothing"))[0]
+    except ConfigError as e:
+        raise ConfigError(*map(_where, e.problems)) from e
+
+
+def _where(problem: str) -> str:
+    """A run names its files as its config did: maybe from the folder in which it was started."""
+    what, _, mend = problem.rpartition("; ")
+    aside = "the run's own files are looked for from the folder in which it was started: go there"
+    return f"{what}; {aside}" if mend == "check the path" else problem
+
+
 def _experiment(path: Path, key: str) -> Experiment:
     if not path.is_dir():
-        near = [str(p) for p in path.parent.iterdir() if p.is_dir()] if path.parent.is_dir() else []
-        raise expected(key, "the folder of a run", str(path), did_you_mean(str(path), near) if near else "check the path")
+        raise expected(key, "the folder of a run", str(path), _instead(path, path.parent, "check the path"))
     if not (path / "config.yaml").is_file():
-        raise expected(
-            key, "the folder of a run", f"{path} without config.yaml", "name the folder that `flexray simulate` printed"
-        )
+        mend = _instead(path, path, "name the folder that `flexray simulate` printed")
+        raise expected(key, "the folder of a run", f"{path} without config.yaml", mend)
     if not (path / "summary.json").is_file():
         raise expected(key, "a finished run", f"{path} without summary.json", f"finish it: `flexray simulate --resume {path}`")
     return Experiment(**read_yaml(path / "config.yaml"))
+
+
+def _instead(path: Path, folder: Path, mend: str) -> str:
+    """The runs in a folder, where there are any."""
+    near = [str(file.parent) for file in folder.glob("*/config.yaml")]
+    return did_you_mean(str(path), near) if near else mend
 
 
 def _here(x: Experiment) -> Experiment:

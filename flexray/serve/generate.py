@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -47,13 +48,20 @@ class Asking:
             raise expected("--temperature", "0 (greedy) or more", self.temperature, "0.7 is usual")
 
 
+def read(prompts: Sequence[str]) -> list[str]:
+    """The prompts, with what stands in standard input, whole, for `-`, and where there is none."""
+    if not prompts and sys.stdin.isatty():
+        raise expected("prompt", "a text", "none", "write it in quotes, or pipe one in")
+    return [sys.stdin.read().strip() if prompt == "-" else prompt for prompt in prompts or ["-"]]
+
+
 def models(
     run: Finished, clients: Sequence[str] = (), every: bool = False, shared: bool = False, base: bool = False
 ) -> dict[str, State]:
     """The states to ask, by what they are called; every: all clients, those who joined too."""
     names = [*run.names, *joined.names(run.path)] if every else list(dict.fromkeys(clients))
     if not (names or shared or base):
-        raise expected("--client", "a client's name, --all, --shared or --base", None, "name at least one")
+        raise expected("--client", "a client's name, --all, --shared or --base", "none of them", "name at least one")
     found = {BASE: State()} if base else {}
     found |= {SHARED: run.shared()} if shared else {}
     return found | {name: run.personal(name) for name in names}
@@ -68,11 +76,21 @@ def generate(run: Finished, prompts: Sequence[str], asked: Mapping[str, State], 
     tokenizer = Tokenizer(checkpoint.locate(model), model.revision, model.trust_remote_code)
     ask = prompt_of(run.experiment.data.prompt, tokenizer)
     rows = [np.array(t, np.int32) for t in tokenizer.encode([ask(Row("test", p, how.context, "", "", {})) for p in prompts])]
+    limits = [_room(run, len(row), how) for row in rows]
     answers = []
     for name, state in asked.items():
-        said = [_said(run, state, row, _ends(run, tokenizer), how) for row in rows]
+        ends = _ends(run, tokenizer)
+        said = [_said(run, state, row, ends, replace(how, max_new_tokens=most)) for row, most in zip(rows, limits, strict=True)]
         answers += [Answer(p, name, text) for p, text in zip(prompts, tokenizer.decode(said), strict=True)]
     return answers
+
+
+def _room(run: Finished, prompt: int, how: Asking) -> int:
+    """How many tokens an answer may have: no model counts further than its positions."""
+    positions = getattr(run.backbone.model.config, "max_position_embeddings", None) or prompt + how.max_new_tokens
+    if prompt >= positions:
+        raise expected("prompt", f"fewer than the model's {positions} tokens", f"{prompt}", "shorten it")
+    return min(how.max_new_tokens, positions - prompt)
 
 
 def _said(run: Finished, state: State, prompt: np.ndarray, ends: list[int], how: Asking) -> list[int]:

@@ -23,10 +23,15 @@ from flexray.models import checkpoint
 from flexray.models.tokenizer import Tokenizer
 from flexray.serve import joined, scoring
 from flexray.serve.finished import Finished, open_run
+from flexray.serve.generate import BASE, SHARED
 from flexray.sim.job import Job
 from flexray.sim.local import examine
 from flexray.sim.local.trainer import SeatTrainer
 from flexray.state import ClientState, State, Update, part_of, seat
+
+LONGEST = 100
+SAID = (BASE, SHARED)
+"""What `generate` calls models that are nobody's."""
 
 
 @dataclass(frozen=True)
@@ -101,8 +106,10 @@ def _check(run: Finished, data: Path, name: str, steps: int | None, again: bool)
         raise expected("--data", "a file or folder of rows", str(data), "check the path")
     if steps is not None and steps < 1:
         raise expected("--steps", "at least 1", steps, "leave it out for as many as the run's clients took")
-    if not name.strip() or name in run.names:
+    if not name.strip() or name in (*run.names, *SAID):
         raise expected("--name", "a name that no client of the run has", name, "name the newcomer otherwise")
+    if not name.isprintable() or len(name) > LONGEST:
+        raise expected("--name", f"at most {LONGEST} printable characters", name[:LONGEST], "name the newcomer otherwise")
     if name in joined.names(run.path) and not again:
         raise expected("--name", "a name under which nobody joined", name, "name it otherwise, or use --again to join anew")
     if any(p.kind == "delta" for p in run.job.algorithm.private):
@@ -125,7 +132,7 @@ def _job(run: Finished, data: Path, name: str, steps: int | None) -> tuple[Job, 
     try:
         found = prepare_data(source, 1, x.seed, encoder, x.storage.cache.expanduser())
     except ConfigError as e:
-        raise ConfigError(*map(_blaming_the_file, e.problems)) from e
+        raise ConfigError(*(_blaming_the_file(p, name) for p in e.problems)) from e
     client = replace(found.clients[0], name=name)
     share = run.job.cohort / len(run.job.clients)
     each = x.train.local_steps(len(client.train), x.train.batch * x.train.accumulate)
@@ -138,11 +145,14 @@ def _job(run: Finished, data: Path, name: str, steps: int | None) -> tuple[Job, 
     return job, client
 
 
-def _blaming_the_file(problem: str) -> str:
-    """There is one client, whose rows are those of the file."""
+def _blaming_the_file(problem: str, name: str) -> str:
+    """There is one client, whose rows are those of the file; the run's config stays as it is."""
     key, _, rest = problem.partition(": ")
+    said = (rest.rpartition(";")[0] or rest).replace(" for every client,", ",").replace("'client-00'", repr(name))
     if key == "data.partition":
-        return f"--data: {rest.partition(';')[0]}; give it more rows"
+        return f"--data: {said}; give it more rows"
+    if key.startswith("data.columns"):
+        return f"--data: {said}; name its columns as those of the run's data"
     return f"--data: {rest}" if key == "data.path" else problem
 
 

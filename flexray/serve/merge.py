@@ -16,7 +16,7 @@ that). Gates that were never trained side by side are only as comparable as thei
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,13 @@ def merge(run: Finished, clients: Sequence[str], out: Path) -> Merged:
         scores[name] = {**scores[name], MERGED: numbers}
     exported = save(run, out, _card(run, clients, scores), folded)
     return Merged(exported, tuple(clients), scores, scoring.shown(run, scores[run.names[0]][MERGED]))
+
+
+def listed(run: Finished, said: Sequence[str]) -> list[str]:
+    """Names out of `a,b`, `c`; a client's name may have a comma in it."""
+    known = {*run.names, *joined.names(run.path)}
+    split = [[part] if part in known else part.split(",") for part in said]
+    return [name.strip() for names in split for name in names]
 
 
 def check(run: Finished, clients: Sequence[str]) -> None:
@@ -127,10 +134,5 @@ def _card(run: Finished, clients: Sequence[str], scores: Mapping[str, scoring.Nu
     views = list(next(iter(scores.values())))
     names = list(next(iter(scores.values()))[MERGED])
     mean = {v: {n: sum(s[v][n] for s in scores.values()) / len(scores) for n in names} for v in views}
-    return card.Card(
-        f"{Path(run.experiment.algorithm.name).stem}: the experts of {len(clients)} clients",
-        facts,
-        mean,
-        told.licence,
-        told.base,
-    )
+    title = f"{Path(run.experiment.algorithm.name).stem}: the experts of {len(clients)} clients"
+    return replace(told, title=title, facts=facts, scores=mean)

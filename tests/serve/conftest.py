@@ -1,9 +1,13 @@
 """Small runs of every method on one small random model, played once each, and logits to compare."""
 
+import json
+
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from flexray import api
+from flexray.cli import app
 from flexray.serve.finished import Finished, open_run
 from flexray.state import State, part_of
 from tests.conftest import merged
@@ -70,3 +74,21 @@ def loaded(folder, ids: torch.Tensor = IDS) -> torch.Tensor:
 
 def assert_close(x: torch.Tensor, y: torch.Tensor) -> None:
     torch.testing.assert_close(x, y, rtol=1e-5, atol=1e-5)
+
+
+ROWS = [{"instruction": f"What is the colour of thing {i}?", "output": f"It is green {i}."} for i in range(20)]
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "newcomer.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return path
+
+
+def call(*arguments):
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+def files(path):
+    return {f.relative_to(path): f.read_bytes() for f in path.rglob("*") if f.is_file()}

@@ -70,15 +70,6 @@ print(json.dumps(told))
     assert_close(torch.tensor(base), logits(run, {}))
 
 
-def test_the_card_says_what_it_is(finished, tmp_path):
-    run = finished("flex")
-    export(run, tmp_path / "model", "client-0")
-    card = (tmp_path / "model" / "README.md").read_text()
-    assert card.startswith("---\nlibrary_name: transformers\n") and "\nlicense: other\n" in card
-    for what in ("- **Method**: `flex`", "- **Data**: `builtin`, 2 clients", "trust_remote_code=True", "| loss |"):
-        assert what in card
-
-
 @pytest.mark.parametrize(
     ("name", "client"), [("fedavg", "client-0"), ("fedsa_lora", "client-0"), ("ditto", "client-1"), ("flex", None)]
 )
@@ -125,6 +116,10 @@ def test_wrong_names_and_folders_leave_nothing(finished, tmp_path):
         asked_for(tmp_path / "out", None, False, False)
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "file").touch()
+    with pytest.raises(ConfigError, match=r"--client: expected one of .*, got '--client and --base'"):
+        asked_for(tmp_path / "out", "client-0", False, True)
+    with pytest.raises(ConfigError, match=r"--out: expected a folder, got 'the file .*/there/file'"):
+        export(run, tmp_path / "there" / "file" / "out", "client-0")
     with pytest.raises(ConfigError, match="--out: expected a new or empty folder"):
         export(run, tmp_path / "there", "client-0")
     assert [f.name for f in tmp_path.iterdir()] == ["there"]

@@ -2,12 +2,11 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
-from typer.testing import CliRunner
 
-from flexray.cli import app
 from flexray.errors import ConfigError
 from flexray.serve import generate as asking
 from flexray.serve import joined, merge, scoring
@@ -17,24 +16,7 @@ from flexray.serve.finished import open_run
 from flexray.serve.fold import fold
 from flexray.serve.join import join
 from flexray.state import part_of
-from tests.serve.conftest import assert_close, loaded, logits
-
-ROWS = [{"instruction": f"What is the colour of thing {i}?", "output": f"It is green {i}."} for i in range(20)]
-
-
-@pytest.fixture
-def file(tmp_path):
-    path = tmp_path / "newcomer.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    return path
-
-
-def call(*arguments):
-    return CliRunner().invoke(app, [str(a) for a in arguments])
-
-
-def files(path):
-    return {f.relative_to(path): f.read_bytes() for f in path.rglob("*") if f.is_file()}
+from tests.serve.conftest import assert_close, call, files, loaded, logits
 
 
 @pytest.mark.parametrize("name", ["flex", "fed_dpa"])
@@ -185,50 +167,6 @@ def test_whoever_missed_what_was_folded_in_cannot_join(finished, file):
         join(finished("flora").path, file)
 
 
-def test_wrong_input_is_one_screen_and_leaves_nothing(finished, file, tmp_path):
-    run = finished("ditto")
-    before = set(files(run.path))
-    bad = tmp_path / "bad.jsonl"
-    bad.write_text('{"instruction": "a", "output": "b"}\n{broken\n')
-    short = tmp_path / "short.csv"
-    short.write_text("instruction,output\na,b\nc,d\n")
-    other = tmp_path / "other.csv"
-    other.write_text("question,output\na,b\nc,d\n")
-    cases = {
-        ("join", run.path, "--data", short): "--data: expected at least one train, valid and test row",
-        ("join", run.path, "--data", other): "data.columns.instruction: expected a column of other.csv",
-        ("join", run.path, "--data", bad): "--data: expected valid JSON in bad.jsonl, line 2",
-        ("join", run.path, "--data", tmp_path / "none.csv"): "--data: expected a file or folder of rows",
-        ("join", run.path, "--data", file, "--name", "client-0"): "--name: expected a name that no client of the run has",
-        ("join", run.path, "--data", file, "--steps", "0"): "--steps: expected at least 1",
-        ("export", run.path, "--client", "client-7", "--out", tmp_path / "out"): "did you mean 'client-",
-        (
-            "export",
-            tmp_path / "nowhere",
-            "--client",
-            "client-0",
-            "--out",
-            tmp_path / "out",
-        ): "run: expected the folder of a run",
-        ("generate", run.path, "hello"): "--client: expected a client's name, --all, --shared or --base",
-        ("generate", run.path, "hello", "--base", "--temperature", "-1"): "--temperature: expected 0 (greedy) or more",
-        ("merge", run.path, "--clients", "client-0,cliennt-1", "--out", tmp_path / "out"): "did you mean 'client-1'?",
-    }
-    for arguments, wanted in cases.items():
-        result = call(*arguments)
-        assert result.exit_code == 2, (arguments, result.output)
-        assert wanted in " ".join(result.stderr.split()) and len(result.stderr.splitlines()) < 10
-    assert set(files(run.path)) == before and not (tmp_path / "out").exists()
-
-
-def test_an_unfinished_run_is_refused(finished, tmp_path):
-    (tmp_path / "config.yaml").write_text("rounds: 2\n")
-    with pytest.raises(
-        ConfigError, match=r"run: expected a finished run, got '.* without summary.json'; finish it: `flexray simulate --resume"
-    ):
-        open_run(tmp_path)
-
-
 def test_the_commands_answer(finished, file, tmp_path):
     run = finished("flex").path
     made = json.loads(call("export", run, "--client", "client-0", "--out", tmp_path / "a", "--json").stdout)
@@ -258,3 +196,10 @@ def test_a_model_in_bfloat16_stays_one(finished, tmp_path):
     ours, theirs = logits(run, run.personal("client-0")), loaded(tmp_path / "model")
     assert theirs.dtype == ours.dtype == torch.bfloat16
     torch.testing.assert_close(theirs, ours, rtol=0.02, atol=0.01)
+
+
+def test_names_with_commas_can_be_merged(finished):
+    run = finished("flex")
+    assert merge.listed(run, ["client-0, client-1", "x"]) == ["client-0", "client-1", "x"]
+    named = replace(run.job, clients=(replace(run.job.clients[0], name="York, UK"), run.job.clients[1]))
+    assert merge.listed(replace(run, job=named), ["York, UK", "client-1"]) == ["York, UK", "client-1"]

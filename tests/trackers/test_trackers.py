@@ -64,8 +64,13 @@ def test_wandb_itself_offline(tmp_path, monkeypatch):
     tracker.tell(1, {"train/loss": 1.5})
     tracker.close(True)
     assert list((tmp_path / "wandb").glob(f"offline-run-*-{known}/*.wandb"))
+    again = folder.load("trackers", "wandb", "tracking")()
+    assert again.open(About(tmp_path, {"seed": 1}, known)) == known
+    again.tell(2, {"train/loss": 1.25})
+    again.close(True)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what MLflow is made of
 def test_mlflow_itself_in_a_file(tmp_path, monkeypatch):
     mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")

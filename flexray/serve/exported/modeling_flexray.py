@@ -28,6 +28,11 @@ class FlexrayForCausalLM(FamilyForCausalLM):
         super().__init__(config)
         attach(self, config.flexray)
 
+    @classmethod
+    def _can_set_experts_implementation(cls) -> bool:
+        """transformers looks for the answer in this file, and would run experts one by one; it is the family's."""
+        return FamilyForCausalLM._can_set_experts_implementation()
+
 
 class Weighed(nn.Module):
     """ΔW·x = Σ_m share_m·B_m·A_m·x beside a linear layer; a mixer's shares are softmax(W·x + b), else anchors give them."""
