@@ -8,6 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from flexray.config import Experiment, read_yaml
 from flexray.data.corpus import Corpus
 from flexray.errors import ConfigError, did_you_mean, expected
@@ -142,6 +144,7 @@ def open_run(path: Path | str, key: str = "run") -> Finished:
     experiment = _experiment(path, key)
     files = experiment.storage.private or path / "private"
     job = _prepared(experiment, files.absolute())
+    torch.set_num_threads(job.layout.threads)  # as the run had: more of them fight over cores that others use
     _check_rows(path, job)
     found = server_file.read(path / "server.safetensors")
     if found[1] != experiment.rounds - 1:
