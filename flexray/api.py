@@ -31,7 +31,7 @@ from flexray.sim.tables import table
 from flexray.tracking import Tracking, chosen
 
 VERSIONED = ("flexray", "ray", "torch", "transformers", "datasets", "pyarrow", "numpy", "safetensors", "tokenizers")
-TABLES = ("rounds", "clients", "evaluations", "rows", "bytes", "inside")
+TABLES = ("rounds", "clients", "evaluations", "rows", "bytes", "inside", "turns")
 Watch = Callable[[Plan | Event], None]
 
 
@@ -58,8 +58,12 @@ class Run:
         """Inside the clients' own models: one row per evaluated round, client and MoE block, as `models/inside.py` says."""
         return RunFolder(self.path).table("inside")
 
+    def turns(self) -> Table:
+        """On the simulated clock: one row per round and client that was asked, and what became of it; none where there is no clock."""
+        return RunFolder(self.path).table("turns")
+
     def table(self, name: str, kind: Literal["arrow", "pandas"] = "arrow") -> Any:
-        """`rounds`, `clients`, `evaluations`, `rows`, `bytes` or `inside` as a table of pyarrow or pandas."""
+        """`rounds`, `clients`, `evaluations`, `rows`, `bytes`, `inside` or `turns` as a table of pyarrow or pandas."""
         if name not in TABLES:
             raise expected("table", "the name of a table", name, did_you_mean(name, TABLES))
         return table(RunFolder(self.path).table(name), kind)

@@ -25,6 +25,7 @@ from flexray.raw import read
 from flexray.raw import read_yaml as read_yaml
 from flexray.schema import FOLDERS, Schema
 from flexray.sections import Evaluation, Resources, Section, Storage, Train
+from flexray.sections_system import System
 
 S = TypeVar("S", bound="Section")
 
@@ -43,6 +44,7 @@ class Experiment(Section):
     evaluation: Evaluation = Evaluation()
     resources: Resources = Resources()
     storage: Storage = Storage()
+    system: System = System()
     tracking: tuple[str, ...] = ("tensorboard",)
     placement: Literal["auto", "one_per_client", "pooled"] = "auto"
     seats: Literal["auto"] | int = "auto"

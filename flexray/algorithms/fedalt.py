@@ -1,6 +1,7 @@
 """FedALT: a client's own adapter beside the frozen mean of the others', mixed per token (Bian et al. 2025, arXiv 2503.11880)."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from flexray.algorithm import Algorithm, ClientState, LocalTrainer, Lora, Mixer, Part, State, Update
 from flexray.state import renamed, select
@@ -24,6 +25,11 @@ class FedAlt(Algorithm):
             Part("rest", "lora", "shared", self.lora),
             Part("mixer", "mixer", "private", Mixer(("own", "rest"))),
         )
+
+    def check(self, experiment: Any) -> tuple[str, ...]:
+        if experiment.system.mode == "async":
+            return ("name: expected `system.mode: sync` with fedalt, got 'async'; the mean would no longer hold a client's own share: drop it",)
+        return ()
 
     def start(self, trainer: LocalTrainer, sent: Update) -> ClientState:
         never = {"round": trainer.lr * 0 - 2, "share": trainer.lr * 0}

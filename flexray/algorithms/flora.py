@@ -24,6 +24,11 @@ class FLoRA(Algorithm):
         return (Part("lora", "lora", "shared", self.lora), Part("folded", "delta", "private", self.lora))
 
     def check(self, experiment: Any) -> tuple[str, ...]:
+        if experiment.system.on and (experiment.system.loses or experiment.system.mode == "async"):
+            return (
+                "name: expected all clients in every round with flora, got a system in which some may not count; what they miss others "
+                "fold in: leave dropout, deadline, availability and profiles out of system",
+            )
         if experiment.cohort is None or experiment.cohort == 1.0 or experiment.cohort == experiment.clients:
             return ()
         return (

@@ -96,5 +96,6 @@ def perform(host: ClientHost, task: Task, w: Work, sent: np.ndarray) -> Trained 
 
 
 def asked(task: Training) -> dict[str, Any]:
-    """Of `ClientHost.train`: where the groups belong."""
-    return {"cluster": task.cluster, "of": task.of, "leaves": tuple((number, len(groups)) for number, groups in task.leaves)}
+    """Of `ClientHost.train`: where the groups belong, and since when they train."""
+    leaves = tuple((number, len(groups)) for number, groups in task.leaves)
+    return {"cluster": task.cluster, "of": task.of, "leaves": leaves, "lag": task.lag}

@@ -14,6 +14,7 @@ from flexray.sim.local.evaluator import Marks
 Cost = tuple[dict[str, int], dict[str, int]]
 """Bytes by role (part), up and down."""
 COLUMNS = ("client", "loss", "steps", "tokens", "rows")
+KINDS = {"loss": np.float64}
 
 
 @dataclass(frozen=True)
@@ -55,13 +56,16 @@ class Reports(Sequence[ClientReport]):
     @classmethod
     def of(cls, reports: Sequence[ClientReport]) -> Reports:
         """From single ones."""
-        columns = {name: np.array([getattr(r, name) for r in reports]) for name in COLUMNS}
+        columns = {name: np.array([getattr(r, name) for r in reports], KINDS.get(name, np.int64)) for name in COLUMNS}
         cost, costs = numbered([(r.up, r.down) for r in reports])
         return cls(**columns, cost=cost, costs=costs)
 
     @classmethod
     def joined(cls, parts: Sequence[Reports]) -> Reports:
         """All of several, in client order."""
+        parts = [p for p in parts if len(p)]
+        if not parts:
+            return cls.of([])
         order = np.argsort(np.concatenate([p.client for p in parts]), kind="stable")
         columns = {name: np.concatenate([getattr(p, name) for p in parts])[order] for name in COLUMNS}
         numbers, costs = numbered([cost for p in parts for cost in p.costs])

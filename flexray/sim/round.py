@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from math import nan
 from time import perf_counter
 from typing import Any
 
@@ -15,6 +16,8 @@ from flexray.sim.fold import Fold, Gathering
 from flexray.sim.job import Job
 from flexray.sim.pool import Pool, Scored, Trained
 from flexray.sim.reports import Reports, ScoreReport, SliceReport, Sum
+from flexray.sim.system import ledger, stale
+from flexray.sim.system.turns import RoundCourse
 from flexray.sim.vectors import Vectors
 from flexray.sim.work import Scoring, Server
 from flexray.state import ServerState
@@ -23,7 +26,8 @@ from flexray.state import ServerState
 @dataclass(frozen=True)
 class RoundReport:
     """A finished round. Seconds: the whole (without what actors spent on scoring meanwhile), the mean an actor trained, the driver's
-    handling of updates and waiting for private state, and idle time; trained: the parts that local steps changed."""
+    handling of updates and waiting for private state, and idle time; trained: the parts that local steps changed. course: on the simulated
+    clock, where there is one; unpaid: of its turns those that did not count, and what crossed in vain."""
 
     round: int
     clients: Reports
@@ -31,6 +35,8 @@ class RoundReport:
     seconds_training: float
     seconds_communication: float
     trained: frozenset[str] = frozenset()
+    course: RoundCourse | None = None
+    unpaid: Reports = field(default_factory=lambda: Reports.of([]))
 
     @property
     def seconds_waiting(self) -> float:
@@ -39,12 +45,34 @@ class RoundReport:
 
     @property
     def loss(self) -> float:
-        """Training loss, weighted by the clients' rows."""
+        """Training loss, weighted by the clients' rows; no number where the round was void."""
+        if not len(self.clients):
+            return nan
         return float((self.clients.loss * self.clients.rows).sum() / self.clients.rows.sum())
 
     @property
     def tokens(self) -> int:
         return int(self.clients.tokens.sum())
+
+    @property
+    def crossed(self) -> Reports:
+        """All whose bytes crossed."""
+        return Reports.joined([self.clients, self.unpaid]) if len(self.unpaid) else self.clients
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """As in the table of rounds."""
+        crossed, seconds = self.crossed, ("seconds", "seconds_training", "seconds_communication", "seconds_waiting")
+        return {
+            "round": self.round,
+            "loss": self.loss,
+            "clients": len(self.clients),
+            "tokens": self.tokens,
+            "bytes_up": crossed.bytes_up,
+            "bytes_down": crossed.bytes_down,
+            **{name: getattr(self, name) for name in seconds},
+            **(ledger.row(self.course, self.unpaid) if self.course else {}),
+        }
 
 
 @dataclass
@@ -81,12 +109,13 @@ def play(
     """One round, and meanwhile the scoring of the state before it: yields each task's result as it comes, and at last, when all that
     clients own is at rest, the server with the round's report. known: see `Work`; vectors: of the rounds before."""
     started, clock = perf_counter(), _Clock()
-    leaves = work.slices(job, server, round)
+    seen = server.before(job.buffered.versions(round)) if job.buffered else server
+    leaves = work.slices(job, seen, round)
     who = [[c for leaf in own for group in leaf for c in group] for own in leaves]
     folds = [
         Gathering(clients) if job.algorithm.each else Fold(len(own), vectors) for clients, own in zip(who, leaves, strict=True)
     ]
-    todo, reports = work.of_round(job, server, round, leaves, exam, known, pool.actors, pool.pace), []
+    todo, reports = work.of_round(job, seen, round, leaves, exam, known, pool.actors, pool.pace), []
     clock.handling += perf_counter() - started
     for done in pool.play(todo):
         before = perf_counter()
@@ -99,14 +128,24 @@ def play(
             yield done
         del done
     before = perf_counter()
-    states = [
-        _served(job, s, _mine(folds[i].result, vectors), who[i], server, i) if who[i] else s for i, s in server.numbered()
-    ]
+    sums = [_mine(fold.result, vectors) if own else None for fold, own in zip(folds, who, strict=True)]
+    server = _after(job, server, round, sums, who)
     clock.handling += perf_counter() - before
     pool.settle()
     trained = frozenset(part for r in reports for part in r.trained)
     report = clock.report(round, Reports.joined([r.clients for r in reports]), perf_counter() - started, pool.actors, trained)
-    yield Server(tuple(states), server.clusters), report
+    if job.timeline is not None:
+        course = job.timeline.round(round)
+        report = replace(report, course=course, unpaid=ledger.unpaid(job, course))
+    yield server, report
+
+
+def _after(job: Job, server: Server, round: int, sums: Sequence[Any], who: Sequence[Sequence[int]]) -> Server:
+    """The server after a round; as it was where nobody took part. sums: by cluster, or by when updates began."""
+    if job.buffered:
+        return stale.served(job, job.buffered, server, round, sums)
+    states = [_served(job, s, sums[i], who[i], server, i) if who[i] else s for i, s in server.numbered()]
+    return Server(tuple(states), server.clusters)
 
 
 def _collect(folds: Sequence[Fold | Gathering], done: Trained | Scored | Sum) -> None:

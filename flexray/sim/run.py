@@ -19,6 +19,7 @@ from flexray.sim.reports import SliceReport
 from flexray.sim.round import play
 from flexray.sim.run_folder import RunFolder
 from flexray.sim.summary import summarise
+from flexray.sim.system import ledger
 from flexray.sim.vectors import Vectors
 from flexray.sim.work import Server
 
@@ -34,6 +35,7 @@ def run(job: Job, make_pool: Callable[[Job], Pool], out: Path, resume: bool = Fa
     pool = make_pool(job)
     try:
         server, first, known = _begin(job, pool, folder, resume)
+        ledger.settle(job, folder, first)
         yield Started(first, perf_counter() - started)
         for round in range(first, experiment.rounds):
             exam = examination(job, pool, folder, server, round) if _scores(experiment, round) else None
@@ -103,5 +105,5 @@ def _last(job: Job, pool: Pool, folder: RunFolder, server: Server, known: dict[i
 
 
 def _progress(round: int, job: Job, report: SliceReport) -> Progress:
-    clients, of = report.clients, 1 if job.algorithm.pooled else job.cohort
+    clients, of = report.clients, len(job.taking_part(round))
     return Progress(round, len(clients), of, float(clients.loss.mean()), int(clients.tokens.sum()))

@@ -11,6 +11,7 @@ from typing import Any
 from flexray.metric import Number
 from flexray.sim.job import Job
 from flexray.sim.run_folder import RunFolder
+from flexray.sim.system import ledger
 
 VIEWS = ("base", "shared", "personal")
 Fold = Callable[[Sequence[float], Number], float]
@@ -40,6 +41,7 @@ def summarise(job: Job, folder: RunFolder, actors: int) -> dict[str, Any]:
             "private_per_client": job.numbers("private"),
         },
         "bytes": _bytes(job, folder),
+        **ledger.summary(rounds),
         "flops_per_token": {"frozen": job.costs.flops, "added": job.costs.flops_added},
         "inside": _inside(folder),
         "seconds": seconds,

@@ -16,7 +16,6 @@ from flexray.models.backbone import Backbone
 from flexray.models.seats import shapes_of
 from flexray.models.tokenizer import Tokenizer
 from flexray.parts import Lora
-from flexray.sim import schedule
 from flexray.sim.job import Costs, Job, Layout
 from flexray.sim.local import kit as kits
 from flexray.sim.planning import sizes
@@ -27,6 +26,8 @@ from flexray.sim.planning.sample import Rows
 from flexray.sim.planning.settle import Ground, Trials, settled, weighed
 from flexray.sim.planning.sizes import Disk, Memory
 from flexray.sim.planning.trial import Measured
+from flexray.sim.system.fleet import fleet
+from flexray.sim.system.timeline import Outlook, outlook, updates
 from flexray.sim.wire import BYTES
 
 
@@ -34,7 +35,7 @@ from flexray.sim.wire import BYTES
 class Plan:
     """What a run will be. Parameters are counted per client; bytes are per round and client; memory and disk are expected.
 
-    forecast: None unless it was asked for and could be measured.
+    forecast: None unless it was asked for and could be measured; outlook: None where no clock is simulated.
     """
 
     experiment: Experiment
@@ -52,6 +53,7 @@ class Plan:
     memory: Memory
     disk: Disk
     forecast: Forecast | None
+    outlook: Outlook | None
     notes: tuple[str, ...]
 
     @property
@@ -79,7 +81,7 @@ def prepare(x: Experiment, there: Mapping[str, float], private: Path, trials: Tr
     skeleton = backbones.skeleton(x.model, x.plugins)
     encoder = Tokenizer(checkpoint.locate(x.model), x.model.revision, x.model.trust_remote_code)
     data = prepare_data(x.data, x.clients, x.seed, encoder, cache)
-    cohort = len(schedule.cohort(x.seed, 0, len(data.clients), x.cohort))
+    cohort = updates(x, len(data.clients))
     job = Job(
         spec=x.spec(),
         layout=arrange(x, there, cohort),
@@ -91,6 +93,7 @@ def prepare(x: Experiment, there: Mapping[str, float], private: Path, trials: Tr
         cohort=cohort,
         costs=_costs(x, skeleton),
         kit=kits.prepare(x, encoder, cache),
+        fleet=fleet(x.system, [c.name for c in data.clients], x.seed),
     )
     ground = Ground(job, skeleton, Rows(job), there, trials or Trials())
     job, found, chosen = settled(ground)
@@ -136,6 +139,7 @@ def _plan(job: Job, skeleton: Backbone, memory: Memory, disk: Disk, expected: Fo
         memory=memory,
         disk=disk,
         forecast=expected,
+        outlook=outlook(job),
         notes=notes,
     )
 

@@ -1,0 +1,91 @@
+"""Turns: who was asked, when, for how long, and what became of it, in columns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from math import inf
+
+import numpy as np
+
+from flexray.sim.system.fleet import Fleet, draw
+
+COUNTED, DISCARDED, LATE, DROPPED, LEFT, VOID, STALE = range(7)
+STATUS = ("counted", "discarded", "late", "dropped", "left", "void", "stale")
+"""What became of a turn. discarded: others were first; late: after the deadline; dropped: it ended in silence; left: the client was no
+longer there; void: too few others; stale: too many rounds late."""
+SENT = (COUNTED, DISCARDED, LATE, VOID, STALE)
+"""Whose update was sent, whether it counted or not."""
+
+
+@dataclass(frozen=True, eq=False)
+class Turns:
+    """Of N turns [N]: the client, its status (its place in STATUS), seconds on the clock at its start, seconds it took (or would have),
+    and how many rounds late its update was."""
+
+    client: np.ndarray
+    status: np.ndarray
+    started: np.ndarray
+    seconds: np.ndarray
+    staleness: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.client)
+
+    def of(self, *status: int) -> np.ndarray:
+        """The clients of turns that ended so."""
+        return self.client[np.isin(self.status, status)]
+
+
+@dataclass(frozen=True, eq=False)
+class RoundCourse:
+    """A round on the clock, from `began` to `ended`: the turns of which it consists."""
+
+    number: int
+    began: float
+    ended: float
+    turns: Turns
+
+    @property
+    def seconds(self) -> float:
+        return self.ended - self.began
+
+    @cached_property
+    def counted(self) -> tuple[int, ...]:
+        """Whose updates make the round, by number."""
+        return tuple(sorted(self.turns.of(COUNTED).tolist()))
+
+    @cached_property
+    def staleness(self) -> dict[int, int]:
+        """Of each of these, how many rounds late."""
+        t = self.turns
+        return {int(c): int(tau) for c, tau in zip(t.client[t.status == COUNTED], t.staleness[t.status == COUNTED], strict=True)}
+
+
+@dataclass(frozen=True, eq=False)
+class Pace:
+    """How long turns of each of N clients take: work in tokens, bytes down and up [N]."""
+
+    fleet: Fleet
+    work: np.ndarray
+    down: np.ndarray
+    up: np.ndarray
+    seed: int
+
+    def seconds(self, slowdown: np.ndarray | float = 1.0) -> np.ndarray:
+        """[N] t = latency + down/download + slowdown·work/speed + latency + up/upload."""
+        f = self.fleet
+        return (
+            f.latency + self.down / f.download + f.slowdown * slowdown * self.work / f.tokens_per_second + f.latency + self.up / f.upload
+        )
+
+    def drawn(self, *turn: int) -> tuple[np.ndarray, np.ndarray]:
+        """[N] seconds of this turn, and who falls silent in it."""
+        n, f = len(self.work), self.fleet
+        slow = 1.0 if f.drawn is None else draw(f.drawn, "slowdown", n, self.seed, *turn, 9)
+        silent = np.zeros(n, bool) if not f.dropout.any() else draw({"uniform": (0, 1)}, "dropout", n, self.seed, *turn, 10) < f.dropout
+        return self.seconds(slow), silent
+
+    def until(self, now: float) -> np.ndarray:
+        """[N] how long those who are there stay."""
+        return np.full(len(self.work), inf) if self.fleet.there is None else self.fleet.there.until(now)
