@@ -91,15 +91,24 @@ def system_problems(x: Any) -> list[str]:
     found = [*_spreads(s), *_modes(s)]
     if x.algorithm.pooled:
         found.append(f"system: expected none with {x.algorithm.name}, which has all rows in one place; drop the section")
+    if isinstance(x.cohort, int) and s.min_updates > x.cohort:
+        found.append(f"system.min_updates: expected at most the cohort ({x.cohort}), got {s.min_updates}; lower it")
     if s.availability and s.diurnal:
         found.append(f"system.diurnal: expected none with system.availability, got both ({s.availability}); drop one")
     if s.availability_period and not s.availability:
-        found.append(f"system.availability_period: expected none without system.availability, got {s.availability_period}; drop it")
+        found.append(
+            f"system.availability_period: expected none without system.availability, got {s.availability_period}; drop it"
+        )
     if s.mode == "async":
         found += _async(x, s)
-    elif x.cohort in (None, 1.0, x.clients) and s.over_selection > 1:
+    elif s.over_selection > 1 and everybody(x):
         found.append(f"system.over_selection: expected 1 where all clients take part, got {s.over_selection}; set cohort")
     return found
+
+
+def everybody(x: Any) -> bool:
+    """Whether all clients take part in every round."""
+    return x.cohort is None or x.cohort == (1.0 if isinstance(x.cohort, float) else x.clients)
 
 
 def _modes(s: System) -> Iterator[str]:

@@ -21,6 +21,7 @@ from flexray.tracker import About, Tracker
 
 FILE = "tracking.json"
 """Under which name each tracker knows the run, and after how many rounds it was told last, of training and of scores."""
+SIMULATED = ("simulated_seconds", "simulated_clock", "selected", "clients", "staleness")
 INSIDE = ("entropy", "drift", "gate.", "share.")
 
 
@@ -112,14 +113,17 @@ class Tracking:
 
 def of_round(r: RoundReport) -> dict[str, float]:
     """A round's numbers by name."""
+    row = r.row
+    simulated = {f"simulated/{name}": float(row[name]) for name in SIMULATED if r.course}
     return {
-        "train/loss": r.loss,
+        **({"train/loss": r.loss} if len(r.clients) else {}),
         "train/tokens_per_second": r.tokens / r.seconds if r.seconds else 0.0,
-        "bytes/up": float(r.clients.bytes_up),
-        "bytes/down": float(r.clients.bytes_down),
+        "bytes/up": float(row["bytes_up"]),
+        "bytes/down": float(row["bytes_down"]),
         "seconds/training": r.seconds_training,
         "seconds/communication": r.seconds_communication,
         "seconds/waiting": r.seconds_waiting,
+        **simulated,
     }
 
 

@@ -28,7 +28,8 @@ class FedAlt(Algorithm):
 
     def check(self, experiment: Any) -> tuple[str, ...]:
         if experiment.system.mode == "async":
-            return ("name: expected `system.mode: sync` with fedalt, got 'async'; the mean would no longer hold a client's own share: drop it",)
+            mend = "the mean would no longer hold a client's own share: drop it"
+            return (f"name: expected `system.mode: sync` with fedalt, got 'async'; {mend}",)
         return ()
 
     def start(self, trainer: LocalTrainer, sent: Update) -> ClientState:

@@ -29,7 +29,8 @@ class FLoRA(Algorithm):
                 "name: expected all clients in every round with flora, got a system in which some may not count; what they miss others "
                 "fold in: leave dropout, deadline, availability and profiles out of system",
             )
-        if experiment.cohort is None or experiment.cohort == 1.0 or experiment.cohort == experiment.clients:
+        everybody = 1.0 if isinstance(experiment.cohort, float) else experiment.clients
+        if experiment.cohort in (None, everybody):
             return ()
         return (
             f"name: expected all clients in every round with flora, got `cohort: {experiment.cohort}`; a client that misses a round "

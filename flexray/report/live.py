@@ -15,6 +15,7 @@ from flexray.sim.events import Evaluated, Event, Finished, RoundDone, Started
 from flexray.sim.events import Progress as Arrived
 from flexray.sim.planning.plan import Plan
 from flexray.sim.round import RoundReport
+from flexray.sim.system.turns import RoundCourse
 
 
 @contextmanager
@@ -84,7 +85,9 @@ class Watcher:
     def _done(self, r: RoundReport) -> None:
         number = f"round {r.round + 1:>{len(str(self.of))}}/{self.of}"
         speed = f"{count(r.tokens / r.seconds)} tokens/s"
-        self._say(f"{number}   train loss {r.loss:.3f}   {speed:>16}   {duration(r.seconds):>7}")
+        loss = f"train loss {r.loss:.3f}" if len(r.clients) else "void: no change"
+        clock = f"   {simulated(r.course)}" if r.course else ""
+        self._say(f"{number}   {loss}   {speed:>16}   {duration(r.seconds):>7}{clock}")
         self.bars.update(self.rounds, completed=r.round + 1)
         self._next(r.round + 1)
 
@@ -95,6 +98,11 @@ class Watcher:
 
     def _say(self, line: str) -> None:
         self.console.print(line, highlight=False, soft_wrap=True)
+
+
+def simulated(c: RoundCourse) -> str:
+    """The simulated clock after a round, and who of those that were asked counted."""
+    return f"simulated {duration(c.ended)}, {len(c.counted)} of {len(c.turns)} counted"
 
 
 def means(what: Evaluated) -> Iterator[str]:

@@ -103,7 +103,8 @@ class ClientHost:
         cluster in this round (see `gather`); where the method needs each of them, they are what it gives. And the report.
 
         of: how many leaves the cluster's sum has; leaves: those that the groups are, and how many groups each has. lag: they began
-        so many rounds ago, with what was then sent. known: None to look into the files; ahead: states that the next call will need, as for `Keeper.ahead`.
+        so many rounds ago, with what was then sent. known: None to look into the files; ahead: states that the next call will need, as for
+        `Keeper.ahead`.
         """
         started, waited, tally = perf_counter(), self.store.seconds, self.tally.start()
         fold, each = self._fold(round, cluster, of), []

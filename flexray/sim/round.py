@@ -134,10 +134,15 @@ def play(
     pool.settle()
     trained = frozenset(part for r in reports for part in r.trained)
     report = clock.report(round, Reports.joined([r.clients for r in reports]), perf_counter() - started, pool.actors, trained)
-    if job.timeline is not None:
-        course = job.timeline.round(round)
-        report = replace(report, course=course, unpaid=ledger.unpaid(job, course))
-    yield server, report
+    yield server, _on_clock(job, report)
+
+
+def _on_clock(job: Job, report: RoundReport) -> RoundReport:
+    """With what the simulated clock tells of the round, if there is one."""
+    if job.timeline is None:
+        return report
+    course = job.timeline.round(report.round)
+    return replace(report, course=course, unpaid=ledger.unpaid(job, course))
 
 
 def _after(job: Job, server: Server, round: int, sums: Sequence[Any], who: Sequence[Sequence[int]]) -> Server:

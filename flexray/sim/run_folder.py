@@ -1,8 +1,9 @@
 """The run folder: what a run leaves behind, every file whole or absent.
 
-config.yaml, versions.json, clients.json (at the start); server.safetensors (after every round); rounds, clients, evaluations, rows, bytes,
-turns and inside (after every round or evaluation a file of its own in a folder of that name, so that a round costs the same however many there
-have been; of all but the last two one file, <name>.parquet, at the end); private/<client>/ (by the clients); summary.json (at the end).
+config.yaml, versions.json, clients.json, system.json (at the start); server.safetensors (after every round); rounds, clients,
+evaluations, rows, bytes, turns and inside (after every round or evaluation a file of its own in a folder of that name, so that a round
+costs the same however many there have been; of all but the last three one file, <name>.parquet, at the end); private/<client>/ (by the
+clients); summary.json (at the end). system.json and turns only where a clock is simulated.
 
 rows has every row's counts in the last evaluation; a question of the probe has −1 − its number for a row.
 """

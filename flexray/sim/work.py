@@ -162,7 +162,8 @@ def training(
     job: Job, every: Sequence[Sequence[tuple[Group, ...]]], actors: int, pace: float, lags: Sequence[int] = ()
 ) -> tuple[tuple[Training, ...], ...]:
     """Each actor's share of a round: neighbouring leaves, of a few the longest first, several at a time as long as much is left, or they
-    are done in no time. With one client per actor, the leaves whose clients are at home there. pace: seconds of a client; lags: by cluster, see Training."""
+    are done in no time. With one client per actor, the leaves whose clients are at home there. pace: seconds of a client; lags: by cluster,
+    see Training."""
     found: list[list[Training]] = [[] for _ in range(actors)]
     for cluster, leaves in enumerate(every):
         least = (

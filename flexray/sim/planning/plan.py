@@ -53,8 +53,8 @@ class Plan:
     memory: Memory
     disk: Disk
     forecast: Forecast | None
-    outlook: Outlook | None
     notes: tuple[str, ...]
+    outlook: Outlook | None = None
 
     @property
     def bytes_backbone(self) -> int:
@@ -139,8 +139,8 @@ def _plan(job: Job, skeleton: Backbone, memory: Memory, disk: Disk, expected: Fo
         memory=memory,
         disk=disk,
         forecast=expected,
-        outlook=outlook(job),
         notes=notes,
+        outlook=outlook(job),
     )
 
 

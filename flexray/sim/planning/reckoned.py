@@ -45,7 +45,8 @@ def generation(job: Job, skeleton: Backbone) -> int:
 def server(job: Job) -> int:
     """Of what the driver holds: the server's state, and the sums or single updates that come in."""
     held = len(job.planned) * 3 if job.algorithm.each else 2 * job.layout.actors
-    return PER_SENT * job.down.numbers + held * job.up.bytes()
+    past = job.buffered.latest if job.buffered else 0
+    return PER_SENT * job.down.numbers + (held + past) * job.up.bytes()
 
 
 def sums(job: Job) -> int:

@@ -35,7 +35,7 @@ class Availability:
     def on(self, now: float) -> np.ndarray:
         """[N] who is there."""
         at = self._phase(now)[:, None]
-        return ((self.starts <= at) & (at < self.ends)).any(1)
+        return np.any((self.starts <= at) & (at < self.ends), axis=1)
 
     def until(self, now: float) -> np.ndarray:
         """[N] the second before which those who are there stay; `now` for the others."""

@@ -63,6 +63,11 @@ class Buffered:
         """Which versions of before this round's end are still needed after it, in order."""
         return tuple(sorted(v for v, last in self._last.items() if v <= after < last))
 
+    @property
+    def latest(self) -> int:
+        """Of all updates, by how many rounds the latest is late."""
+        return max(tau for course in self._courses for tau in course.staleness.values())
+
     @cached_property
     def _last(self) -> dict[int, int]:
         """Of each version the last round that needs it."""

@@ -37,7 +37,9 @@ def traces(path: Path, names: Sequence[str], period: float | None) -> tuple[list
             own += _intervals(row)
             periods[name] = float(row.get("finish_time") or period or inf)
         except (TypeError, ValueError, KeyError) as e:
-            raise expected(key, "start and end seconds, in order", f"{path}, row {i + 1}: {dict(row)}"[:200], "mend the file") from e
+            raise expected(
+                key, "start and end seconds, in order", f"{path}, row {i + 1}: {dict(row)}"[:200], "mend the file"
+            ) from e
     chosen = [name if name in found else REST for name in _known(found, names, path, key, REST in found)]
     return [found[name] for name in chosen], [periods[name] for name in chosen]
 
@@ -76,12 +78,16 @@ def _rows(path: Path, key: str) -> list[Row]:
 
 
 def _named(name: str, own: Any) -> Any:
-    return {"client": name, "intervals": own} if isinstance(own, list) else {**own, "client": name} if isinstance(own, Mapping) else own
+    if isinstance(own, list):
+        return {"client": name, "intervals": own}
+    return {**own, "client": name} if isinstance(own, Mapping) else own
 
 
 def _values(row: Row, path: Path) -> list[tuple[str, Any]]:
     if odd := [str(k) for k in row if k not in ("client", *SPREADS)]:
-        raise expected(f"system.profiles: {path}", "columns called client and keys of system", odd[0], did_you_mean(odd[0], SPREADS))
+        raise expected(
+            f"system.profiles: {path}", "columns called client and keys of system", odd[0], did_you_mean(odd[0], SPREADS)
+        )
     return [(k, v) for k, v in row.items() if k != "client" and v not in (None, "")]
 
 
@@ -100,5 +106,7 @@ def _known(table: Mapping[str, Any], names: Sequence[str], path: Path, key: str,
     if odd := [name for name in table if name not in names and name != REST]:
         raise expected(key, "names of clients", f"{odd[0]!r} in {path}", did_you_mean(odd[0], names[:1000]))
     if not rest and (missing := [name for name in names if name not in table]):
-        raise expected(key, f"intervals of {missing[0]}", f"none in {path}", f"add them, or a client {REST} for all that are not named")
+        raise expected(
+            key, f"intervals of {missing[0]}", f"none in {path}", f"add them, or a client {REST} for all that are not named"
+        )
     return names

@@ -107,4 +107,6 @@ def diurnal(d: Diurnal, n: int, seed: int) -> Availability:
     rng = np.random.default_rng(np.random.SeedSequence([seed, 8, 0x5F5]))
     hour = rng.random(n) if d.sd is None else 0.5 + d.sd * rng.standard_normal(n)
     starts = np.mod(hour - share / 2, 1) * d.period
-    return Availability.of([[(a, a + w * d.period)] for a, w in zip(starts.tolist(), share.tolist(), strict=True)], [d.period] * n)
+    return Availability.of(
+        [[(a, a + w * d.period)] for a, w in zip(starts.tolist(), share.tolist(), strict=True)], [d.period] * n
+    )

@@ -42,7 +42,9 @@ def unpaid(job: Job, course: RoundCourse) -> Reports:
     for client, status in zip(turns.client.tolist(), turns.status.tolist(), strict=True):
         if status != COUNTED:
             up = job.up.bytes_by_part(algorithm.cut(job.up.payload, client)) if status in SENT else {}
-            found.append(ClientReport(client, 0.0, 0, 0, 0, up, job.down.bytes_by_part(algorithm.cut(job.down.payload, client))))
+            found.append(
+                ClientReport(client, 0.0, 0, 0, 0, up, job.down.bytes_by_part(algorithm.cut(job.down.payload, client)))
+            )
     return Reports.of(found)
 
 

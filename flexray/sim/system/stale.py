@@ -30,8 +30,8 @@ def served(job: Job, course: Buffered, server: Server, round: int, sums: Sequenc
 def mean(
     sums: Sequence[np.ndarray | None], sent: Sequence[np.ndarray], shares: Sequence[float], weights: Sequence[float]
 ) -> np.ndarray:  # fmt: skip
-    """θ + Σ_k s(τ_k)·p_k·(u_k − θ_v(k)), [P]: of each version the sum of its updates and what was sent, the newest, θ, first; Σ p_k of them,
-    and s. Where all are of the newest, their sum as it is."""
+    """θ + Σ_k s(τ_k)·p_k·(u_k − θ_v(k)), [P]. By version, the newest (θ) first: Σ p_k·u_k, what was sent, Σ p_k, and s. Where all began
+    with the newest, their sum as it is."""
     first, *others = zip(sums, sent, shares, weights, strict=True)
     now, total = first[1], np.zeros_like(first[1]) if first[0] is None else first[0]
     if others:

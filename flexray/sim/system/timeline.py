@@ -37,7 +37,8 @@ def timeline(job: Job) -> Rounds | Buffered | None:
         return None
     x, n = job.experiment, len(job.clients)
     down, up = (
-        np.array([float(wire.bytes(job.algorithm.cut(wire.payload, client))) for client in range(n)]) for wire in (job.down, job.up)
+        np.array([float(wire.bytes(job.algorithm.cut(wire.payload, client))) for client in range(n)])
+        for wire in (job.down, job.up)
     )
     pace = Pace(job.fleet, job.work[:n].astype(float), down, up, x.seed)
     if x.system.mode == "sync":
@@ -51,7 +52,13 @@ def _check_linear(job: Job) -> None:
     algorithm, up = job.algorithm, job.up.payload
     cut = any(algorithm.cut(up, client) != up for client in range(len(job.clients)))
     if up != job.down.payload or up.aux or cut:
-        what = "auxiliary state goes up" if up.aux else "clients send parts of different size" if cut else "other things go up than down"
+        what = (
+            "auxiliary state goes up"
+            if up.aux
+            else "clients send parts of different size"
+            if cut
+            else "other things go up than down"
+        )
         raise expected("system.mode", f"sync with {algorithm.name}, where {what}", "async", "drop it")
 
 

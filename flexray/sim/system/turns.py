@@ -59,7 +59,9 @@ class RoundCourse:
     def staleness(self) -> dict[int, int]:
         """Of each of these, how many rounds late."""
         t = self.turns
-        return {int(c): int(tau) for c, tau in zip(t.client[t.status == COUNTED], t.staleness[t.status == COUNTED], strict=True)}
+        return {
+            int(c): int(tau) for c, tau in zip(t.client[t.status == COUNTED], t.staleness[t.status == COUNTED], strict=True)
+        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,14 +78,22 @@ class Pace:
         """[N] t = latency + down/download + slowdown·work/speed + latency + up/upload."""
         f = self.fleet
         return (
-            f.latency + self.down / f.download + f.slowdown * slowdown * self.work / f.tokens_per_second + f.latency + self.up / f.upload
+            f.latency
+            + self.down / f.download
+            + f.slowdown * slowdown * self.work / f.tokens_per_second
+            + f.latency
+            + self.up / f.upload
         )
 
     def drawn(self, *turn: int) -> tuple[np.ndarray, np.ndarray]:
         """[N] seconds of this turn, and who falls silent in it."""
         n, f = len(self.work), self.fleet
         slow = 1.0 if f.drawn is None else draw(f.drawn, "slowdown", n, self.seed, *turn, 9)
-        silent = np.zeros(n, bool) if not f.dropout.any() else draw({"uniform": (0, 1)}, "dropout", n, self.seed, *turn, 10) < f.dropout
+        silent = (
+            np.zeros(n, bool)
+            if not f.dropout.any()
+            else draw({"uniform": (0, 1)}, "dropout", n, self.seed, *turn, 10) < f.dropout
+        )
         return self.seconds(slow), silent
 
     def until(self, now: float) -> np.ndarray:
