@@ -122,9 +122,8 @@ class _Play:
         every = sorted([*self.waiting, *self.over], key=lambda e: (e.client, e.at))
         columns = {"client": int, "status": int, "started": float, "seconds": float}
         made = {name: np.array([getattr(e, name) for e in every], kind) for name, kind in columns.items()}
-        course = RoundCourse(
-            self.version, began, self.now, Turns(**made, staleness=np.array([self.version - e.version for e in every], int))
-        )
+        late = np.array([self.version - e.version for e in every], int)
+        course = RoundCourse(self.version, began, self.now, self.now - began, Turns(**made, staleness=late))
         self.busy[[e.client for e in self.waiting]] = False
         self.waiting, self.over, self.turns = [], [], 0
         self.version, self.drawings = self.version + 1, 0

@@ -52,7 +52,7 @@ class Rounds:
             status = np.where(status == COUNTED, VOID, status)
         n = len(asked)
         # What a silent client would have taken is nobody's to know, but it costs nothing to tell.
-        return RoundCourse(number, began, began + took, Turns(asked, status, np.full(n, began), seconds, np.zeros(n, int)))
+        return RoundCourse(number, began, began + took, took, Turns(asked, status, np.full(n, began), seconds, np.zeros(n, int)))
 
     def _asked(self, number: int, now: float) -> np.ndarray:
         """Those who are selected, in order: of those who are there, so many times the cohort."""

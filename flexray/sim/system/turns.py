@@ -39,16 +39,13 @@ class Turns:
 
 @dataclass(frozen=True, eq=False)
 class RoundCourse:
-    """A round on the clock, from `began` to `ended`: the turns of which it consists."""
+    """A round on the clock, from `began` to `ended`, and the turns of which it consists."""
 
     number: int
     began: float
     ended: float
+    seconds: float
     turns: Turns
-
-    @property
-    def seconds(self) -> float:
-        return self.ended - self.began
 
     @cached_property
     def counted(self) -> tuple[int, ...]:
