@@ -104,6 +104,8 @@ class _Play:
                 if len(self.waiting) == self.of.buffer:
                     yield self._flushed(began)
                     began = self.now
+                    if self.version == self.of.rounds:
+                        return
             self._begin()
 
     def _end(self, e: Ending) -> None:
