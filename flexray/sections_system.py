@@ -117,7 +117,7 @@ def _modes(s: System) -> Iterator[str]:
     for key in other:
         if (got := getattr(s, key)) != getattr(System(), key):
             yield f"system.{key}: expected none with `system.mode: {name}`, got {got}; drop it"
-    if s.staleness == "constant" and s.staleness_exponent != System().staleness_exponent:
+    if s.mode == "async" and s.staleness == "constant" and s.staleness_exponent != System().staleness_exponent:
         yield f"system.staleness_exponent: expected none with `system.staleness: constant`, got {s.staleness_exponent}; drop it"
 
 
@@ -155,8 +155,9 @@ def spread_problem(key: str, value: Spread) -> str:
             return f"a number, or one of {known}, got {value}; {{lognormal: [100, 0.5]}} has 100 in the middle"
         given = value[law]
         if not _formed(law, given) or (law == "bernoulli" and key not in NOTHING):
-            mend = f"it needs a value for the others: only for {', '.join(NOTHING)}" if key not in NOTHING else "mend it"
-            return f"{law}: {LAWS[law]}, got {list(given)}; {mend}"
+            if law == "bernoulli" and key not in NOTHING:
+                return f"lognormal, uniform or choice, got bernoulli; that is for {', '.join(NOTHING)} only"
+            return f"{law}: {LAWS[law]}, got {list(given)}; mend it"
         values = {"lognormal": given[:1], "bernoulli": given[1:]}.get(law, given)
     else:
         values = (value,)

@@ -140,3 +140,15 @@ def test_a_long_name_does_not_break_the_table():
     lines = printed(s, 80)
     assert max(map(len, lines)) <= 80
     assert any("information_extraction" in line and "…" in line for line in lines)
+
+
+def test_the_simulated_clock_in_the_end():
+    told = {"seconds": 90.0, "selected": 30, "counted": 20, "dropped": 4, "late": 6, "discarded": 0, "bytes_wasted": 2_000}
+    told |= {"void_rounds": 1, "staleness": 0.0, "staleness_most": 0}
+    assert (
+        scores.clock(told)
+        == "1 min 30 s simulated · 20 of 30 turns counted · 4 dropped · 6 late · 2.00 KB in vain · 1 round void"
+    )
+    lost = dict.fromkeys(("dropped", "late", "bytes_wasted", "void_rounds"), 0)
+    late = told | lost | {"staleness": 1.25, "staleness_most": 4}
+    assert scores.clock(late) == "1 min 30 s simulated · 20 of 30 turns counted · 1.2 rounds late in the mean, 4 at most"

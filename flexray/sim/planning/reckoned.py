@@ -12,6 +12,7 @@ from flexray.parts import Graft, Routed
 from flexray.sim.job import Job
 from flexray.sim.planning.sample import Rows
 from flexray.sim.schedule import SLICES
+from flexray.sim.system.timeline import latest
 from flexray.sim.work import FEW, bound
 
 if TYPE_CHECKING:
@@ -45,8 +46,7 @@ def generation(job: Job, skeleton: Backbone) -> int:
 def server(job: Job) -> int:
     """Of what the driver holds: the server's state, and the sums or single updates that come in."""
     held = len(job.planned) * 3 if job.algorithm.each else 2 * job.layout.actors
-    past = job.buffered.latest if job.buffered else 0
-    return PER_SENT * job.down.numbers + (held + past) * job.up.bytes()
+    return PER_SENT * job.down.numbers + (held + latest(job)) * job.up.bytes()
 
 
 def sums(job: Job) -> int:

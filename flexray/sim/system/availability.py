@@ -32,6 +32,10 @@ class Availability:
                 starts[k, : len(own)], ends[k, : len(own)] = zip(*own, strict=True)
         return cls(starts, ends, np.array(periods, float))
 
+    def of_some(self, who: np.ndarray) -> Availability:
+        """That of these clients, by number."""
+        return Availability(self.starts[who], self.ends[who], self.period[who])
+
     def on(self, now: float) -> np.ndarray:
         """[N] who is there."""
         at = self._phase(now)[:, None]

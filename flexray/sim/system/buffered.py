@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from math import inf
 from typing import NamedTuple
@@ -19,8 +19,11 @@ import numpy as np
 from flexray.errors import ConfigError
 from flexray.sections_system import System
 from flexray.sim.schedule import drawn_from
+from flexray.sim.system.availability import Availability
 from flexray.sim.system.turns import COUNTED, DROPPED, LATE, LEFT, STALE, Pace, RoundCourse, Turns
 
+NOBODY = -1
+"""Stands in the place of a client where one only looks whether somebody came."""
 PATIENCE = 1000
 """Turns for each update of a buffer, after which it is clear that it will never be full."""
 
@@ -38,17 +41,18 @@ class Ending(NamedTuple):
 
 @dataclass
 class Buffered:
-    """All rounds of a run. concurrency: how many are at work at once, as far as there are clients."""
+    """The rounds, as many as one asks for. concurrency: how many clients are at work at once, as far as there are clients."""
 
     system: System
     pace: Pace
     buffer: int
     concurrency: int
-    rounds: int
 
     def round(self, number: int) -> RoundCourse:
         """One of them."""
-        return self._courses[number]
+        while len(self._played) <= number:
+            self._played.append(next(self._course))
+        return self._played[number][0]
 
     def versions(self, number: int) -> tuple[int, ...]:
         """With what the round's clients began: the server as it was before these rounds, that one first, then older ones."""
@@ -60,64 +64,60 @@ class Buffered:
         return tuple(tuple(c for c in course.counted if number - course.staleness[c] == v) for v in self.versions(number))
 
     def needed(self, after: int) -> tuple[int, ...]:
-        """Which versions of before this round's end are still needed after it, in order."""
-        return tuple(sorted(v for v, last in self._last.items() if v <= after < last))
-
-    @property
-    def latest(self) -> int:
-        """Of all updates, by how many rounds the latest is late."""
-        return max(tau for course in self._courses for tau in course.staleness.values())
+        """With which versions of up to this round's start clients are still at work after it, in order."""
+        self.round(after)
+        return self._played[after][1]
 
     @cached_property
-    def _last(self) -> dict[int, int]:
-        """Of each version the last round that needs it."""
-        return {v: course.number for course in self._courses for v in self.versions(course.number)}
+    def _course(self) -> Iterator[tuple[RoundCourse, tuple[int, ...]]]:
+        return _Play(self).courses()
 
     @cached_property
-    def _courses(self) -> list[RoundCourse]:
-        return list(_Play(self).courses())
+    def _played(self) -> list[tuple[RoundCourse, tuple[int, ...]]]:
+        return []
 
 
-@dataclass
 class _Play:
     """The course of events."""
 
-    of: Buffered
-    now: float = 0.0
-    version: int = 0
-    drawings: int = 0
-    turns: int = 0
-    heap: list[Ending] = field(default_factory=list)
-    waiting: list[Ending] = field(default_factory=list)
-    over: list[Ending] = field(default_factory=list)
+    def __init__(self, of: Buffered):
+        self.of, self.there, n = of, of.pace.fleet.there, len(of.pace.work)
+        self.now, self.version, self.drawings, self.turns, self.working = 0.0, 0, 0, 0, 0
+        self.heap: list[Ending] = []
+        self.waiting: list[Ending] = []
+        self.over: list[Ending] = []
+        self.busy = np.zeros(n, bool)
+        self.here, self.back, self.changes = np.ones(n, bool), np.zeros(n), inf if self.there is None else -inf
 
-    def courses(self) -> Iterator[RoundCourse]:
+    def courses(self) -> Iterator[tuple[RoundCourse, tuple[int, ...]]]:
+        """Each round, and the versions with which clients are at work at its end."""
         began = 0.0
-        self.busy = np.zeros(len(self.of.pace.work), bool)
         self._begin()
-        while self.version < self.of.rounds:
+        while True:
             if not self.heap:
                 raise self._nobody()
             self.now = self.heap[0].at
             while self.heap and self.heap[0].at == self.now:
                 self._end(heapq.heappop(self.heap))
                 if len(self.waiting) == self.of.buffer:
-                    yield self._flushed(began)
+                    yield self._flushed(began), self._at_work()
                     began = self.now
-                    if self.version == self.of.rounds:
-                        return
             self._begin()
 
     def _end(self, e: Ending) -> None:
         """A turn is over; an update stays in the buffer, and so does its client."""
-        late, most = self.version - e.version, self.of.system.max_staleness
-        if e.status == COUNTED and most is not None and late > most:
-            e = e._replace(status=STALE)
-        if e.status == COUNTED:
+        if e.client == NOBODY:
+            return
+        self.working -= 1
+        if e.status == COUNTED and not self._too_late(e):
             self.waiting.append(e)
-        elif e.client >= 0:
+        else:
             self.busy[e.client] = False
-            self.over.append(e)
+            self.over.append(e._replace(status=STALE) if e.status == COUNTED else e)
+
+    def _too_late(self, e: Ending) -> bool:
+        most = self.of.system.max_staleness
+        return most is not None and self.version - e.version > most
 
     def _flushed(self, began: float) -> RoundCourse:
         """The buffer is full."""
@@ -131,25 +131,30 @@ class _Play:
         self.version, self.drawings = self.version + 1, 0
         return course
 
+    def _at_work(self) -> tuple[int, ...]:
+        return tuple(sorted({e.version for e in self.heap if e.status == COUNTED and not self._too_late(e)}))
+
     def _begin(self) -> None:
         """Free places are taken by clients who are there and do nothing else."""
-        pace, there = self.of.pace, self.of.pace.fleet.there
-        free = self.of.concurrency - sum(e.client >= 0 for e in self.heap)
-        idle = ~self.busy if there is None else ~self.busy & there.on(self.now)
-        here = np.flatnonzero(idle)
-        n = min(free, len(here))
-        if n > 0:
-            chosen = here[drawn_from(pace.seed, self.version, len(here), n, self.drawings)].tolist()
-            seconds, silent = pace.drawn(self.version, self.drawings)
-            stays = pace.until(self.now) - self.now
-            self.drawings, self.turns = self.drawings + 1, self.turns + n
-            for c in chosen:
-                heapq.heappush(self.heap, self._turn(c, float(seconds[c]), bool(silent[c]), float(stays[c])))
-            self.busy[chosen] = True
+        if not (free := self.of.concurrency - self.working):
+            return
+        if self.there is not None and self.now >= self.changes:
+            self._look(self.there)
+        here = np.flatnonzero(self.here & ~self.busy)
+        if n := min(free, len(here)):
+            self._start(here[drawn_from(self.of.pace.seed, self.version, len(here), n, self.drawings)])
         if self.turns > PATIENCE * self.of.buffer:
             raise self._nobody()
-        if free > n and there is not None:
-            self._wake(there.back(self.now)[~self.busy & ~idle])
+        if free > n:
+            self._wake()
+
+    def _start(self, chosen: np.ndarray) -> None:
+        seconds, silent = self.of.pace.drawn(chosen, self.version, self.drawings)
+        stays = self.of.pace.until(self.now, chosen) - self.now
+        for turn in zip(chosen.tolist(), seconds.tolist(), silent.tolist(), stays.tolist(), strict=True):
+            heapq.heappush(self.heap, self._turn(*turn))
+        self.busy[chosen] = True
+        self.drawings, self.turns, self.working = self.drawings + 1, self.turns + len(chosen), self.working + len(chosen)
 
     def _turn(self, client: int, seconds: float, silent: bool, stays: float) -> Ending:
         """What will become of it. Who falls silent is waited for as long as its answer would have taken, or until the deadline."""
@@ -159,11 +164,16 @@ class _Play:
         lasts = min(seconds, deadline, stays if status == LEFT else inf)
         return Ending(self.now + lasts, client, status, self.version, self.now, seconds)
 
-    def _wake(self, back: np.ndarray) -> None:
-        """One looks again when the next client comes."""
-        when = float(back.min(initial=inf))
-        if when < inf and not any(e.client < 0 and e.at <= when for e in self.heap):
-            heapq.heappush(self.heap, Ending(when, -1, -1, self.version, self.now, 0.0))
+    def _look(self, there: Availability) -> None:
+        """Who is there, which holds until somebody comes or goes."""
+        self.here, self.back = there.on(self.now), there.back(self.now)
+        self.changes = float(np.where(self.here, there.until(self.now), self.back).min())
+
+    def _wake(self) -> None:
+        """One looks again when the next client comes who does nothing."""
+        when = float(self.back[~self.here & ~self.busy].min(initial=inf))
+        if when < inf and not any(e.client == NOBODY and e.at == when for e in self.heap):
+            heapq.heappush(self.heap, Ending(when, NOBODY, NOBODY, self.version, self.now, 0.0))
 
     def _nobody(self) -> ConfigError:
         return ConfigError(

@@ -45,14 +45,17 @@ class Rounds:
         began = self._enough(number, now)
         asked = self._asked(number, began)
         wanted = len(asked) if self.cohort is None else min(self.cohort, len(asked))
-        seconds, silent = (own[asked] for own in self.pace.drawn(number))
-        stays = self.pace.until(began)[asked] - began
+        # Drawn for all, so that over-selection changes nobody's lot.
+        seconds, silent = (own[asked] for own in self.pace.drawn(np.arange(len(self.pace.work)), number))
+        stays = self.pace.until(began, asked) - began
         status, took = ended(seconds, silent, stays, wanted, self.system.deadline or inf)
         if (status == COUNTED).sum() < self.system.min_updates:
             status = np.where(status == COUNTED, VOID, status)
         n = len(asked)
         # What a silent client would have taken is nobody's to know, but it costs nothing to tell.
-        return RoundCourse(number, began, began + took, took, Turns(asked, status, np.full(n, began), seconds, np.zeros(n, int)))
+        return RoundCourse(
+            number, began, began + took, took, Turns(asked, status, np.full(n, began), seconds, np.zeros(n, int))
+        )
 
     def _asked(self, number: int, now: float) -> np.ndarray:
         """Those who are selected, in order: of those who are there, so many times the cohort."""

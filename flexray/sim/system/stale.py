@@ -24,7 +24,7 @@ def served(job: Job, course: Buffered, server: Server, round: int, sums: Sequenc
     (state,) = server.states
     share = sum(map(len, every)) / len(job.clients)
     after = job.algorithm.server(state, job.up.views(torch.from_numpy(total)), share)
-    return Server((after,), (), _kept(course, server, round))
+    return Server((after,), (), _kept(job, course, server, round))
 
 
 def mean(
@@ -42,7 +42,7 @@ def mean(
     return total
 
 
-def _kept(course: Buffered, server: Server, round: int) -> Mapping[int, Update]:
+def _kept(job: Job, course: Buffered, server: Server, round: int) -> Mapping[int, Update]:
     """What was sent, by round, as far as it is still needed."""
     every = {**server.past, round: server.states[0].sent}
-    return {v: every[v] for v in course.needed(round)}
+    return {} if round + 1 == job.experiment.rounds else {v: every[v] for v in course.needed(round)}

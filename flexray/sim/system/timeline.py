@@ -16,7 +16,7 @@ from flexray.sim.system.turns import Pace
 if TYPE_CHECKING:
     from flexray.sim.job import Job
 
-LOOKED_AT = 100
+LOOKED_AT = 50
 """Rounds from the first on, of which is told what is to be expected."""
 
 
@@ -44,7 +44,7 @@ def timeline(job: Job) -> Rounds | Buffered | None:
     if x.system.mode == "sync":
         return Rounds(x.system, pace, None if x.cohort is None else job.cohort)
     _check_linear(job)
-    return Buffered(x.system, pace, job.cohort, x.system.concurrency or cohort_size(n, x.cohort), x.rounds)
+    return Buffered(x.system, pace, job.cohort, x.system.concurrency or cohort_size(n, x.cohort))
 
 
 def _check_linear(job: Job) -> None:
@@ -84,3 +84,10 @@ def outlook(job: Job) -> Outlook | None:
     return Outlook(
         len(seen), seen[-1].ended, max(seconds), sum(len(c.turns) for c in seen), sum(counted), sum(n == 0 for n in counted)
     )
+
+
+def latest(job: Job) -> int:
+    """By how many rounds updates are late at most, as far as one looks ahead."""
+    if (course := job.buffered) is None:
+        return 0
+    return max(tau for r in range(min(job.experiment.rounds, LOOKED_AT)) for tau in course.round(r).staleness.values())

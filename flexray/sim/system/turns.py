@@ -71,28 +71,31 @@ class Pace:
     up: np.ndarray
     seed: int
 
-    def seconds(self, slowdown: np.ndarray | float = 1.0) -> np.ndarray:
-        """[N] t = latency + down/download + slowdown·work/speed + latency + up/upload."""
+    @cached_property
+    def crossing(self) -> np.ndarray:
+        """[N] seconds in which nothing is trained: latency + down/download + latency + up/upload."""
         f = self.fleet
-        return (
-            f.latency
-            + self.down / f.download
-            + f.slowdown * slowdown * self.work / f.tokens_per_second
-            + f.latency
-            + self.up / f.upload
-        )
+        return f.latency + self.down / f.download + f.latency + self.up / f.upload
 
-    def drawn(self, *turn: int) -> tuple[np.ndarray, np.ndarray]:
-        """[N] seconds of this turn, and who falls silent in it."""
-        n, f = len(self.work), self.fleet
-        slow = 1.0 if f.drawn is None else draw(f.drawn, "slowdown", n, self.seed, *turn, 9)
-        silent = (
-            np.zeros(n, bool)
-            if not f.dropout.any()
-            else draw({"uniform": (0, 1)}, "dropout", n, self.seed, *turn, 10) < f.dropout
-        )
-        return self.seconds(slow), silent
+    @cached_property
+    def training(self) -> np.ndarray:
+        """[N] slowdown·work/speed."""
+        return self.fleet.slowdown * self.work / self.fleet.tokens_per_second
 
-    def until(self, now: float) -> np.ndarray:
-        """[N] how long those who are there stay."""
-        return np.full(len(self.work), inf) if self.fleet.there is None else self.fleet.there.until(now)
+    @cached_property
+    def loses(self) -> bool:
+        """Whether anybody ever falls silent."""
+        return bool(self.fleet.dropout.any())
+
+    def drawn(self, who: np.ndarray, *turn: int) -> tuple[np.ndarray, np.ndarray]:
+        """Of these clients [K], by number, the seconds of this turn, and whether they fall silent in it."""
+        k, f = len(who), self.fleet
+        slow = 1.0 if f.drawn is None else draw(f.drawn, "slowdown", k, self.seed, *turn, 9)
+        silent = np.zeros(k, bool)
+        if self.loses:
+            silent = draw({"uniform": (0, 1)}, "dropout", k, self.seed, *turn, 10) < f.dropout[who]
+        return self.crossing[who] + slow * self.training[who], silent
+
+    def until(self, now: float, who: np.ndarray) -> np.ndarray:
+        """Before which second these clients [K], who are there, stay."""
+        return np.full(len(who), inf) if self.fleet.there is None else self.fleet.there.of_some(who).until(now)

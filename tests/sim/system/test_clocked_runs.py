@@ -41,12 +41,14 @@ def lossy(small, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def late(small, tmp_path_factory):
-    x = small(rounds=5, clients=4, algorithm={"name": "flex", "graft": {"calibration_rows": 4}}, evaluation=QUICK, system=BUFFERED)
+    x = small(
+        rounds=5, clients=4, algorithm={"name": "flex", "graft": {"calibration_rows": 4}}, evaluation=QUICK, system=BUFFERED
+    )
     return x, api.simulate(x, tmp_path_factory.mktemp("late") / "run")
 
 
 def test_what_became_of_everybody_is_told(lossy):
-    x, done = lossy
+    _, done = lossy
     turns, rounds = done.turns(), done.rounds()
     for row in rounds:
         own = [t for t in turns if t["round"] == row["round"]]
@@ -87,7 +89,9 @@ def test_bytes_in_vain_are_in_the_ledger(lossy):
     ) * one["up"]  # fmt: skip
     assert done.summary["simulated"]["bytes_wasted"] == sum(r["bytes_wasted"] for r in done.rounds()) == vain
     for row in done.rounds():
-        assert row["bytes_down"] == sum(r["bytes"] for r in done.bytes() if r["round"] == row["round"] and r["direction"] == "down")
+        assert row["bytes_down"] == sum(
+            r["bytes"] for r in done.bytes() if r["round"] == row["round"] and r["direction"] == "down"
+        )
 
 
 def test_a_void_round_changes_nothing(small, tmp_path):
@@ -117,7 +121,9 @@ def test_speeds_alone_change_no_bit_of_what_is_learnt_and_take_no_second(small, 
 def test_a_buffer_of_all_at_equal_speeds_is_the_synchronous_method_to_the_bit(small, tmp_path, name):
     both = []
     for system in ({"latency": 1.0}, {"latency": 1.0, "mode": "async", "buffer": 2}):
-        done = api.simulate(small(rounds=3, cohort=2, algorithm=method(name), system=system, evaluation=QUICK), tmp_path / str(len(both)))
+        done = api.simulate(
+            small(rounds=3, cohort=2, algorithm=method(name), system=system, evaluation=QUICK), tmp_path / str(len(both))
+        )
         both.append(done)
     assert_same(weights(both[0].path), weights(both[1].path))
     assert both[0].summary["mean"] == both[1].summary["mean"] and told(both[0]) == told(both[1])
@@ -182,7 +188,9 @@ def test_methods_that_add_up_are_asynchronous_too_and_others_are_refused(small, 
     if name in ASYNC:
         go()
     else:
-        with pytest.raises(ConfigError, match="expected (`system.mode: )?sync|expected none with central|expected all clients"):
+        with pytest.raises(
+            ConfigError, match=r"expected (`system.mode: )?sync|expected none with central|expected all clients"
+        ):
             go()
 
 

@@ -48,7 +48,9 @@ def test_of_more_than_are_wanted_the_first_count():
     assert told(course) == ["counted", "discarded", "counted", "discarded"] and course.ended == 2
     assert len(rounds([1] * 20, wanted=10, over_selection=1.3, latency=1).round(0).turns) == 13
     assert len(rounds([1] * 12, wanted=10, over_selection=1.3, latency=1).round(0).turns) == 12
-    assert len(rounds([1] * 12, wanted=10, over_selection=1.1, latency=1).round(0).turns) == 11  # 10 · 1.1 is more than 11 in floats
+    assert (
+        len(rounds([1] * 12, wanted=10, over_selection=1.1, latency=1).round(0).turns) == 11
+    )  # 10 · 1.1 is more than 11 in floats
 
 
 def test_alike_clients_count_by_number():
@@ -89,7 +91,9 @@ def test_only_who_is_there_is_asked_and_who_goes_does_not_count(tmp_path):
     assert told(made.round(0)) == ["counted", "left"] and made.round(0).ended == 2
     assert made.round(1).counted == (0,) and made.round(2).counted == (0, 2) and made.round(2).began == 4
     assert [made.round(r).counted for r in (3, 4, 5)] == [(0, 2), (0, 2), (2,)]
-    with pytest.raises(ConfigError, match=r"system.availability: expected 1 clients .* to be there for round 10, got fewer for ever"):
+    with pytest.raises(
+        ConfigError, match=r"system.availability: expected 1 clients .* to be there for round 10, got fewer for ever"
+    ):
         made.round(11)
 
 
