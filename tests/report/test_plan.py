@@ -82,9 +82,8 @@ def test_memory_of_a_gpu_is_told_first(plan):
 
 
 def test_the_simulated_clock_is_told(plan):
-    lines = printed(plan(outlook=Outlook(50, 6000.0, 300.0, 650, 490, 1)), 140)
-    assert (
-        "clock       50 rounds in 1 h 40 min simulated: 2 min 00 s a round (at most 5 min 00 s), 490 of 650 turns count, 1 round void"
-        in lines
-    )
-    assert report.facts(plan(outlook=Outlook(50, 6000.0, 300.0, 650, 490, 1)))["simulated"]["seconds"] == 6000.0
+    told = plan(outlook=Outlook(50, 6000.0, 300.0, 650, 490, 1))
+    each = "2 min 00 s a round (at most 5 min 00 s)"
+    line = f"clock       50 rounds in 1 h 40 min simulated: {each}, 490 of 650 turns count, 1 round void"
+    assert line in printed(told, 140)
+    assert report.facts(told)["simulated"]["seconds"] == 6000.0
