@@ -10,7 +10,7 @@ VOID = {**UNEVEN, "over_selection": 1.5, "dropout": 0.5, "deadline": 2.0, "min_u
 """Some rounds have nobody to train."""
 
 
-@pytest.mark.parametrize("system", [VOID, BUFFERED])
+@pytest.mark.parametrize("system", [pytest.param(VOID, marks=pytest.mark.slow), BUFFERED])
 def test_any_number_of_actors_gives_the_same_bits(ray_here, small, tmp_path, system):
     settings = {"rounds": 4, "clients": 4, "algorithm": FEDAVG, "evaluation": QUICK, "seats": 1, "placement": "pooled"}
     x = small(**settings, system=system, **({"cohort": 2} if system is VOID else {}))

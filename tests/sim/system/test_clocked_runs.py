@@ -16,6 +16,8 @@ from tests.test_laws import assert_same, method, weights
 ASYNC = ("comigs", "diloco", "ditto", "fed_dpa", "fedadagrad", "fedadam", "fedavg", "fedavgm", "fedper", "fedprox", "fedrep", "fedsa_lora",
          "fedyogi", "ffa_lora", "flex", "flex_validated", "local", "pfedme")  # fmt: skip
 """Methods whose updates may begin from different states."""
+ALIKE = {*ASYNC} - {"fedavg", "flex", "local", "pfedme", "fed_dpa", "fedavgm"}
+"""Of these, which are much like the others here."""
 
 CPU4 = {"CPU": 4.0}
 QUICK = {"every": None, "last": 1, "metrics": ["loss"]}
@@ -178,7 +180,9 @@ def test_methods_that_do_not_just_add_up_take_what_arrives(small, tmp_path, name
             assert event.report.clients.client.tolist() == [*job.taking_part(0)]
 
 
-@pytest.mark.parametrize("name", sorted({*folder.listing("algorithms")}))
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow if n in ALIKE else ()) for n in sorted(folder.listing("algorithms"))]
+)
 def test_methods_that_add_up_are_asynchronous_too_and_others_are_refused(small, tmp_path, name):
     def go() -> None:
         x = small(rounds=2, clients=3, algorithm=method(name), system=BUFFERED, evaluation=QUICK)
