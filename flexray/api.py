@@ -33,7 +33,7 @@ from flexray.sim.tables import table
 from flexray.tracking import Tracking, chosen
 
 VERSIONED = ("flexray", "ray", "torch", "transformers", "datasets", "pyarrow", "numpy", "safetensors", "tokenizers")
-TABLES = ("rounds", "clients", "evaluations", "rows", "bytes", "inside")
+TABLES = ("rounds", "clients", "evaluations", "rows", "bytes", "inside", "turns")
 Watch = Callable[[Plan | Event], None]
 
 
@@ -60,8 +60,12 @@ class Run:
         """Inside the clients' own models: one row per evaluated round, client and MoE block, as `models/inside.py` says."""
         return RunFolder(self.path).table("inside")
 
+    def turns(self) -> Table:
+        """On the simulated clock: one row per round and client that was asked, and what became of it; none where there is no clock."""
+        return RunFolder(self.path).table("turns")
+
     def table(self, name: str, kind: Literal["arrow", "pandas"] = "arrow") -> Any:
-        """`rounds`, `clients`, `evaluations`, `rows`, `bytes` or `inside` as a table of pyarrow or pandas."""
+        """`rounds`, `clients`, `evaluations`, `rows`, `bytes`, `inside` or `turns` as a table of pyarrow or pandas."""
         if name not in TABLES:
             raise expected("table", "the name of a table", name, did_you_mean(name, TABLES))
         return table(RunFolder(self.path).table(name), kind)
@@ -92,16 +96,18 @@ def simulate(
         if storage.checkpoint is not None:
             checkpoint.check(storage.checkpoint, path, resume)
         _open_folder(path, job, plan)
+        done: Run | None = None
         try:
             with Tracking(trackers, path, resolved(job).spec()) as track:
                 for event in _events(job, path, resume, there, verbose):
                     track(event)
                     say(event)
-                    if isinstance(event, Finished):
-                        return Run(path, event.summary)
+                    if isinstance(event, Finished):  # the last one; the run still puts away what it needed
+                        done = Run(path, event.summary)
         except RunError as e:
             raise RunError(f"{e}\nWhat was finished is kept: go on with `flexray simulate --resume {path}`") from e
-    raise RunError("the run ended without a summary")
+    assert done is not None, "the run ended without a summary"
+    return done
 
 
 def resume(path: Path | str, watch: Watch | None = None, verbose: bool = False) -> Run:

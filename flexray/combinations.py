@@ -12,11 +12,12 @@ from flexray import folder
 from flexray.errors import did_you_mean
 from flexray.protection import problems as protection
 from flexray.sections import Train
+from flexray.sections_system import system_problems
 
 
 def combinations(x: Any) -> list[str]:
     """Settings that contradict each other, or that would be ignored."""
-    found, t = [*_below_one(x), *protection(x)], x.train
+    found, t = [*_below_one(x), *protection(x), *system_problems(x)], x.train
     if isinstance(x.cohort, float) and not 0 < x.cohort <= 1:
         found.append(f"cohort: expected a share in (0, 1] or a number of clients, got {x.cohort}; leave it out for all")
     if isinstance(x.cohort, int) and not 1 <= x.cohort <= (x.clients or x.cohort):

@@ -26,6 +26,7 @@ from flexray.raw import read_yaml as read_yaml
 from flexray.schema import FOLDERS, Schema
 from flexray.sections import Evaluation, Faults, Resources, Section, Storage, Train
 from flexray.sections_privacy import Compress, Privacy
+from flexray.sections_system import System
 
 S = TypeVar("S", bound="Section")
 
@@ -61,6 +62,8 @@ class Experiment(Section):
     """Updates made smaller."""
     faults: Faults = Faults()
     """What happens to a client that fails."""
+    system: System = System()
+    """How fast and how reliable clients are, on a simulated clock."""
     tracking: tuple[str, ...] = ("tensorboard",)
     """Who is told of the run while it goes on: names of `flexray list trackers` or .py files; [] for nobody."""
     placement: Literal["auto", "one_per_client", "pooled"] = "auto"

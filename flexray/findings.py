@@ -81,10 +81,15 @@ def _place(loc: Iterable[Any], schema: Schema, prefix: str) -> str:
     path = prefix
     for part in loc:
         step = f"{path}.{part}".lstrip(".")
-        if part == "[key]" or not (schema.keys(path) or schema.find(step)):
+        if part == "[key]" or _is_type(part, schema.find(path)) or not (schema.keys(path) or schema.find(step)):
             break
         path = step
     return path
+
+
+def _is_type(part: Any, key: Key | None) -> bool:
+    """Whether a step of a finding's path names a type that was tried, where several may stand."""
+    return key is not None and len(key.choices) > 1 and part in [kind.__name__ for kind in NAMES]
 
 
 def unknown(path: str, schema: Schema) -> str:

@@ -22,6 +22,7 @@ from flexray.tracker import About, Tracker
 
 FILE = "tracking.json"
 """Under which name each tracker knows the run, and after how many rounds it was told last, of training and of scores."""
+SIMULATED = ("simulated_seconds", "simulated_clock", "selected", "clients", "staleness")
 INSIDE = ("entropy", "drift", "gate.", "share.")
 
 
@@ -114,15 +115,18 @@ class Tracking:
 
 def of_round(r: RoundReport) -> dict[str, float]:
     """A round's numbers by name: those that are any (nobody may have taken part, and ε be without bound)."""
+    row = r.row
+    simulated = {f"simulated/{name}": float(row[name]) for name in SIMULATED if r.course}
     every = {
         "train/loss": r.loss,
         "train/tokens_per_second": r.tokens / r.seconds if r.seconds else 0.0,
-        "bytes/up": float(r.clients.bytes_up),
-        "bytes/down": float(r.clients.bytes_down),
+        "bytes/up": float(row["bytes_up"]),
+        "bytes/down": float(row["bytes_down"]),
         "seconds/training": r.seconds_training,
         "seconds/communication": r.seconds_communication,
         "seconds/waiting": r.seconds_waiting,
         **{f"privacy/{name}": value for name, value in r.privacy.items()},
+        **simulated,
     }
     return {name: value for name, value in every.items() if isfinite(value)}
 

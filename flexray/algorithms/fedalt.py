@@ -27,6 +27,9 @@ class FedAlt(Algorithm):
         )
 
     def check(self, experiment: Any) -> tuple[str, ...]:
+        if experiment.system.mode == "async":
+            mend = "the mean would no longer hold a client's own share: drop it"
+            return (f"name: expected `system.mode: sync` with fedalt, got 'async'; {mend}",)
         if experiment.privacy.dp.where == "none" and experiment.compress.kind == "none":
             return ()
         return (

@@ -24,7 +24,13 @@ class FLoRA(Algorithm):
         return (Part("lora", "lora", "shared", self.lora), Part("folded", "delta", "private", self.lora))
 
     def check(self, experiment: Any) -> tuple[str, ...]:
-        if experiment.cohort is None or experiment.cohort == 1.0 or experiment.cohort == experiment.clients:
+        if experiment.system.on and (experiment.system.loses or experiment.system.mode == "async"):
+            return (
+                "name: expected all clients in every round with flora, got a system in which some may not count; what they miss others "
+                "fold in: leave dropout, deadline, availability and profiles out of system",
+            )
+        everybody = 1.0 if isinstance(experiment.cohort, float) else experiment.clients
+        if experiment.cohort in (None, everybody):
             return ()
         return (
             f"name: expected all clients in every round with flora, got `cohort: {experiment.cohort}`; a client that misses a round "

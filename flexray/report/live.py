@@ -15,6 +15,7 @@ from flexray.sim.events import Checkpointed, Evaluated, Event, Finished, RoundDo
 from flexray.sim.events import Progress as Arrived
 from flexray.sim.planning.plan import Plan
 from flexray.sim.round import RoundReport
+from flexray.sim.system.turns import RoundCourse
 
 
 @contextmanager
@@ -88,7 +89,9 @@ class Watcher:
     def _done(self, r: RoundReport) -> None:
         number = f"round {r.round + 1:>{len(str(self.of))}}/{self.of}"
         speed = f"{count(r.tokens / r.seconds)} tokens/s"
-        self._say(f"{number}   train loss {r.loss:.3f}   {speed:>16}   {duration(r.seconds):>7}{spent(r.privacy)}")
+        loss = f"train loss {r.loss:.3f}" if len(r.clients) or not r.course else "void: no change"
+        clock = f"   {simulated(r.course)}" if r.course else ""
+        self._say(f"{number}   {loss}   {speed:>16}   {duration(r.seconds):>7}{spent(r.privacy)}{clock}")
         self.bars.update(self.rounds, completed=r.round + 1)
         self._next(r.round + 1)
 
@@ -107,6 +110,11 @@ def stumbled(what: Stumbled) -> str:
         return f"  a client actor is replaced, and its work done again: {what.why}"
     who = f"client {', '.join(what.clients)}, {what.doing} (attempt {what.attempts}): {what.why}"
     return f"  left out of round {what.round + 1}: {who}" if what.left_out else f"  tried again: {who}"
+
+
+def simulated(c: RoundCourse) -> str:
+    """The simulated clock after a round, and who of those that were asked counted."""
+    return f"simulated {duration(c.ended)}, {len(c.counted)} of {len(c.turns)} counted"
 
 
 def means(what: Evaluated) -> Iterator[str]:

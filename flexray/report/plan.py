@@ -13,6 +13,7 @@ from rich.text import Text
 from flexray.report.units import count, duration, many, size, span
 from flexray.sim.planning.forecast import Forecast
 from flexray.sim.planning.plan import Plan
+from flexray.sim.system.timeline import Outlook
 
 
 def show(p: Plan, console: Console) -> None:
@@ -52,6 +53,8 @@ def _lines(p: Plan) -> Iterator[tuple[str, str]]:
         yield "disk", f"about {size(p.disk.bytes)} of private state, {size(p.disk.each)} a client"
     if p.forecast:
         yield "time", _time(p.forecast)
+    if p.outlook:
+        yield "clock", _clock(p.outlook)
     for i, note in enumerate(p.notes):
         yield "" if i else "notes", note
 
@@ -69,6 +72,15 @@ def _memory(p: Plan) -> str:
 def _time(f: Forecast) -> str:
     rounds = f"{many(f.rounds, 'round')} × {duration(f.round)}, {many(f.evaluations, 'evaluation')} × {duration(f.evaluation)}"
     return f"about {duration(f.whole)}: {rounds}, start {duration(f.start + f.newcomers)}"
+
+
+def _clock(o: Outlook) -> str:
+    """Of the simulated clock."""
+    void = f", {many(o.void, 'round')} void" if o.void else ""
+    each = f"{duration(o.seconds / o.rounds)} a round (at most {duration(o.longest)})"
+    return (
+        f"{many(o.rounds, 'round')} in {duration(o.seconds)} simulated: {each}, {o.counted:,} of {o.turns:,} turns count{void}"
+    )
 
 
 def added_share(p: Plan) -> str:
@@ -107,5 +119,6 @@ def facts(p: Plan) -> dict[str, Any]:
         },
         "bytes_on_disk": {"client": p.disk.each, "all": p.disk.bytes},
         "seconds": {**asdict(p.forecast), "whole": p.forecast.whole} if p.forecast else None,
+        **({"simulated": asdict(p.outlook)} if p.outlook else {}),
         "notes": list(p.notes),
     }

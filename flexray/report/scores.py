@@ -53,6 +53,8 @@ def summary(s: Scores, console: Console) -> RenderableType:
     facts.add_row("bytes", f"{size(s['bytes']['up'])} up · {size(s['bytes']['down'])} down")
     if "dp" in s.get("privacy", {}):
         facts.add_row("privacy", protected(s["privacy"]["dp"]))
+    if "simulated" in s:
+        facts.add_row("clock", clock(s["simulated"]))
     facts.add_row("inside", inside(s))
     facts.add_row("time", " · ".join(f"{part} {duration(seconds)}" for part, seconds in spent.items()))
     speed = f"{count(s['tokens_per_second'])} tokens/s · {many(s['actors'], 'actor')} × {many(s['seats'], 'seat')}"
@@ -77,6 +79,15 @@ def left_out(s: Scores) -> Iterator[str]:
         of = "the training" if doing == "training" else "the scores before"
         more = ", …" if len(rounds) > SHOWN else ""
         yield f"{name}: {of} of round {', '.join(rounds[:SHOWN])}{more}: {why}"
+
+
+def clock(t: Mapping[str, Any]) -> str:
+    """What the simulated clock says in the end."""
+    lost = [f"{t[name]:,} {name}" for name in ("dropped", "late", "discarded") if t[name]]
+    lost += [f"{size(t['bytes_wasted'])} in vain"] if t["bytes_wasted"] else []
+    lost += [many(t["void_rounds"], "round") + " void"] if t["void_rounds"] else []
+    lost += [f"{t['staleness']:.1f} rounds late in the mean, {t['staleness_most']} at most"] if t["staleness_most"] else []
+    return " · ".join((f"{duration(t['seconds'])} simulated", f"{t['counted']:,} of {t['selected']:,} turns counted", *lost))
 
 
 def inside(s: Scores) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import NamedTuple
 
-from flexray.errors import expected
+from flexray.errors import RunError, expected
 from flexray.sim.events import Checkpointed
 from flexray.sim.place import Place, digest_of
 from flexray.sim.private.store import PrivateStore
@@ -79,14 +79,17 @@ class Checkpoints:
             self._start(round, known)
 
     def end(self, round: int, known: Mapping[int, int]) -> Iterator[Checkpointed]:
-        """The run is over: waits for one more, of all that it left."""
+        """The run is over: waits for one more, of all that it left. Raises RunError if that could not be made."""
         if self._going is not None:
             self._going.exception()
         yield from self._heard()
         self._start(round, known)
         assert self._going is not None
         self._going.exception()
-        yield from self._heard()
+        for last in self._heard():
+            yield last
+            if last.error:
+                raise RunError(f"the run is finished, but not its last checkpoint: {last.error}")
 
     def close(self) -> None:
         """What was begun is ended."""

@@ -107,14 +107,16 @@ class ClientHost:
 
     def train(
         self, round: int, groups: Sequence[Group], sent: np.ndarray, total_rows: int, *, cluster: int = 0, of: int = 1,
-        leaves: Sequence[tuple[int, int]] = (), known: Known | None = None, ahead: States = (), patience: float | None = None,
+        leaves: Sequence[tuple[int, int]] = (), lag: int = 0, known: Known | None = None, ahead: States = (),
+        patience: float | None = None,
     ) -> tuple[list[np.ndarray], SliceReport]:  # fmt: skip
         """Trains these clients. Their updates, each weighted by its share of `total_rows`, are added to what the host has for their
         cluster in this round (see `gather`); where the method needs each of them, they are what it gives. And the report. A leaf of which
         somebody failed is as if it had not been tried.
 
-        of: how many leaves the cluster's sum has; leaves: those that the groups are, and how many groups each has. known: None to look
-        into the files; ahead: states that the next call will need, as for `Keeper.ahead`. patience: seconds for each client.
+        of: how many leaves the cluster's sum has; leaves: those that the groups are, and how many groups each has. lag: they began
+        so many rounds ago, with what was then sent. known: None to look into the files; ahead: states that the next call will need, as for
+        `Keeper.ahead`. patience: seconds for each client.
         """
         started, waited, tally = perf_counter(), self.store.seconds, self.tally.start()
         fold, each, failed = self.folds.of(round, cluster, of), [], self.turns.start()
@@ -125,7 +127,7 @@ class ClientHost:
             for i in range(a, b):
                 self.store.ahead(_after(groups, i, known, ahead))
                 with self._trying(round, groups[i], patience, number):
-                    trainer = self._trainer(groups[i], round, total_rows)
+                    trainer = self._trainer(groups[i], round - lag, total_rows)
                     vectors, rests = self._turn(trainer, groups[i], round, sent, known)
                     if total is None:
                         own += [self._crossing(vector, client) for vector, client in zip(vectors, groups[i], strict=True)]

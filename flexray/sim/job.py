@@ -20,6 +20,10 @@ from flexray.data.corpus import Corpus
 from flexray.metric import Metric
 from flexray.models.seats import is_trained
 from flexray.sim.schedule import cohort, flipped
+from flexray.sim.system.buffered import Buffered
+from flexray.sim.system.fleet import Fleet
+from flexray.sim.system.rounds import Rounds
+from flexray.sim.system.timeline import timeline
 from flexray.sim.wire import Wire
 from flexray.state import part_of
 
@@ -57,7 +61,8 @@ class Job:
     """What crosses to every process: plain values and paths, no tensors.
 
     backbone: the converted model's folder; corpus: the tokenised table; private: where private state rests; shapes: of
-    every trained tensor, per client; kit: what scoring needs besides the corpus.
+    every trained tensor, per client; cohort: updates of a round; kit: what scoring needs besides the corpus; fleet: None where no
+    clock is simulated.
     """
 
     spec: dict[str, Any]
@@ -70,6 +75,7 @@ class Job:
     cohort: int
     costs: Costs
     kit: Path | None = None
+    fleet: Fleet | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """The fields alone: what is made of them may be of classes that a user's file defines, and is made again."""
@@ -133,9 +139,28 @@ class Job:
         """Clients that an actor may have had in two rounds: more of them need not stay in memory."""
         return 2 * -(-self.cohort // self.layout.actors) + self.layout.seats
 
+    @cached_property
+    def timeline(self) -> Rounds | Buffered | None:
+        """The rounds on the simulated clock, if there is one."""
+        return timeline(self)
+
+    @property
+    def buffered(self) -> Buffered | None:
+        """The same, if rounds are asynchronous."""
+        return self.timeline if isinstance(self.timeline, Buffered) else None
+
+    @property
+    def planned(self) -> tuple[int, ...]:
+        """The numbers of as many as train in a round where nobody is late."""
+        if self.algorithm.pooled:
+            return (len(self.clients),)
+        return cohort(self.experiment.seed, 0, len(self.clients), self.cohort)
+
     def taking_part(self, round: int) -> tuple[int, ...]:
         """The numbers of those who train in a round."""
         x, everybody = self.experiment, len(self.clients)
+        if self.timeline is not None:
+            return self.timeline.round(round).counted
         if x.privacy.dp.where != "none" and x.privacy.dp.sampling == "poisson" and self.cohort < everybody:
             return flipped(x.seed, round, everybody, self.cohort / everybody)
         return (everybody,) if x.algorithm.pooled else cohort(x.seed, round, everybody, x.cohort)

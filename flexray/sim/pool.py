@@ -124,5 +124,6 @@ def told(found: Iterable[tuple[Task, Any] | Trouble | list[Sum]], redo: Redo) ->
 
 
 def asked(task: Training) -> dict[str, Any]:
-    """Of `ClientHost.train`: where the groups belong."""
-    return {"cluster": task.cluster, "of": task.of, "leaves": tuple((number, len(groups)) for number, groups in task.leaves)}
+    """Of `ClientHost.train`: where the groups belong, and since when they train."""
+    leaves = tuple((number, len(groups)) for number, groups in task.leaves)
+    return {"cluster": task.cluster, "of": task.of, "leaves": leaves, "lag": task.lag}

@@ -15,6 +15,7 @@ from flexray.sim.local.evaluator import Marks
 Cost = tuple[dict[str, int], dict[str, int]]
 """Bytes by role (part), up and down."""
 COLUMNS = ("client", "loss", "steps", "tokens", "rows")
+KINDS = {"loss": np.float64}
 
 
 @dataclass(frozen=True)
@@ -56,13 +57,14 @@ class Reports(Sequence[ClientReport]):
     @classmethod
     def of(cls, reports: Sequence[ClientReport]) -> Reports:
         """From single ones."""
-        columns = {name: np.array([getattr(r, name) for r in reports], None if reports else np.int64) for name in COLUMNS}
+        columns = {name: np.array([getattr(r, name) for r in reports], KINDS.get(name, np.int64)) for name in COLUMNS}
         cost, costs = numbered([(r.up, r.down) for r in reports])
         return cls(**columns, cost=cost, costs=costs)
 
     @classmethod
     def joined(cls, parts: Sequence[Reports]) -> Reports:
         """All of several, in client order; of none, none."""
+        parts = [p for p in parts if len(p)]
         if not parts:
             return cls.of([])
         order = np.argsort(np.concatenate([p.client for p in parts]), kind="stable")

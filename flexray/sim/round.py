@@ -19,6 +19,8 @@ from flexray.sim.job import Job
 from flexray.sim.pool import Pool, Scored, Trained
 from flexray.sim.privacy import opening, rules
 from flexray.sim.reports import Reports, ScoreReport, SliceReport, Sum
+from flexray.sim.system import ledger, stale
+from flexray.sim.system.turns import RoundCourse
 from flexray.sim.vectors import Vectors
 from flexray.sim.work import Scoring, Server
 from flexray.state import ServerState
@@ -31,7 +33,8 @@ Who = Sequence[Sequence[int]]
 class RoundReport:
     """A finished round. Seconds: the whole (without what actors spent on scoring meanwhile), the mean an actor trained, the driver's
     handling of updates and waiting for private state, and idle time; trained: the parts that local steps changed; left_out: who was
-    to train and is not among the clients, as they failed; privacy: ε after it, if that is counted, and the clip in it."""
+    to train and is not among the clients, as they failed; privacy: ε after it, if that is counted, and the clip in it; course: on the
+    simulated clock, where there is one; unpaid: of its turns those that did not count, and what crossed in vain."""
 
     round: int
     clients: Reports
@@ -41,6 +44,8 @@ class RoundReport:
     trained: frozenset[str] = frozenset()
     left_out: tuple[Trouble, ...] = ()
     privacy: Mapping[str, float] = field(default_factory=dict)
+    course: RoundCourse | None = None
+    unpaid: Reports = field(default_factory=lambda: Reports.of([]))
 
     @property
     def seconds_waiting(self) -> float:
@@ -55,6 +60,27 @@ class RoundReport:
     @property
     def tokens(self) -> int:
         return int(self.clients.tokens.sum())
+
+    @property
+    def crossed(self) -> Reports:
+        """All whose bytes crossed."""
+        return Reports.joined([self.clients, self.unpaid]) if len(self.unpaid) else self.clients
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """As in the table of rounds."""
+        crossed, seconds = self.crossed, ("seconds", "seconds_training", "seconds_communication", "seconds_waiting")
+        return {
+            "round": self.round,
+            "loss": self.loss,
+            "clients": len(self.clients),
+            "tokens": self.tokens,
+            "bytes_up": crossed.bytes_up,
+            "bytes_down": crossed.bytes_down,
+            **{name: getattr(self, name) for name in seconds},
+            **(ledger.row(self.course, self.unpaid) if self.course else {}),
+            **self.privacy,
+        }
 
 
 @dataclass
@@ -94,12 +120,13 @@ def play(
     clients own is at rest, the server with the round's report. known: see `Work`; vectors: of the rounds before. Who is left out
     counts for nothing."""
     started, clock = perf_counter(), _Clock()
-    leaves = work.slices(job, server, round)
+    seen = server.before(job.buffered.versions(round)) if job.buffered else server
+    leaves = work.slices(job, seen, round)
     who = [[c for leaf in own for group in leaf for c in group] for own in leaves]
     folds = [
         Gathering(clients) if job.algorithm.each else Fold(len(own), vectors) for clients, own in zip(who, leaves, strict=True)
     ]
-    todo, reports, out = work.of_round(job, server, round, leaves, exam, known, pool.actors, pool.pace), [], list[Trouble]()
+    todo, reports, out = work.of_round(job, seen, round, leaves, exam, known, pool.actors, pool.pace), [], list[Trouble]()
     clock.handling += perf_counter() - started
     for done in pool.play(todo):
         before = perf_counter()
@@ -111,13 +138,33 @@ def play(
             yield done
         del done
     before = perf_counter()
-    states = _states(job, server, folds, (who, _staying(who, out, round)), round, vectors)
+    after = _after(job, server, folds, (who, _staying(who, out, round)), round, vectors)
     clock.handling += perf_counter() - before
     pool.settle()
     trained = frozenset(part for r in reports for part in r.trained)
     clients = Reports.joined([r.clients for r in reports]).without({c for trouble in out for c in trouble.clients})
     report = clock.report(round, clients, perf_counter() - started, pool.actors, trained, out)
-    yield Server(states, server.clusters), replace(report, privacy=opening.told(job, round, server.states[0]))
+    yield after, _on_clock(job, replace(report, privacy=opening.told(job, round, server.states[0])))
+
+
+def _on_clock(job: Job, report: RoundReport) -> RoundReport:
+    """With what the simulated clock tells of the round, if there is one."""
+    if job.timeline is None:
+        return report
+    course = job.timeline.round(report.round)
+    return replace(report, course=course, unpaid=ledger.unpaid(job, course))
+
+
+def _after(
+    job: Job, server: Server, folds: Sequence[Fold | Gathering], of: tuple[Who, Who], round: int, vectors: Vectors
+) -> Server:
+    """The server after a round; as it was where nobody took part. of: who was to train, and who did, by cluster or by when they began."""
+    if job.buffered:
+        sums = [
+            vectors.own(fold.result) if isinstance(fold, Fold) and who else None for fold, who in zip(folds, of[0], strict=True)
+        ]
+        return stale.served(job, job.buffered, server, round, sums)
+    return Server(_states(job, server, folds, of, round, vectors), server.clusters)
 
 
 def _staying(who: Who, out: Sequence[Trouble], round: int) -> list[list[int]]:
@@ -164,7 +211,7 @@ def _updated(
         return state
     if isinstance(fold, Gathering):
         return _served(job, state, fold.of(stay), stay, server, cluster)
-    gathered = _mine(fold.result, vectors)
+    gathered = vectors.own(fold.result)
     if len(stay) < len(who):  # each came with its share of all rows
         rows = [sum(len(job.trainees[c].train) for c in clients) for clients in (who, stay)]
         gathered *= np.float32(rows[0] / rows[1])
@@ -184,15 +231,6 @@ def _served(job: Job, state: ServerState, gathered: Any, clients: Sequence[int],
         mean = wire.views(torch.from_numpy(gathered))
     population = 1 if algorithm.pooled else server.members(cluster, len(job.clients))
     return algorithm.server(state, mean, len(clients) / population)
-
-
-def _mine(gathered: np.ndarray, vectors: Vectors) -> np.ndarray:
-    """A sum in memory of the driver's own: what comes from the object store is everybody's."""
-    if gathered.flags.writeable:
-        return gathered
-    own = vectors.take(len(gathered))
-    np.copyto(own, gathered)
-    return own
 
 
 def _spread(crossed: np.ndarray, mask: np.ndarray | None) -> np.ndarray:

@@ -9,7 +9,6 @@ from time import perf_counter
 import torch
 
 from flexray.config import Experiment
-from flexray.errors import RunError
 from flexray.sim import left_out, schedule, work
 from flexray.sim.checkpoint import Checkpoints, place_of
 from flexray.sim.events import Event, Finished, Progress, RoundDone, Started, Stumbled
@@ -22,6 +21,7 @@ from flexray.sim.reports import SliceReport
 from flexray.sim.round import RoundReport, play
 from flexray.sim.run_folder import RunFolder
 from flexray.sim.summary import summarise
+from flexray.sim.system import ledger
 from flexray.sim.vectors import Vectors
 from flexray.sim.work import Server
 
@@ -39,6 +39,7 @@ def run(job: Job, make_pool: Callable[[Job], Pool], out: Path, resume: bool = Fa
         server, first, known = _begin(job, pool, folder, resume)
         if copies:
             copies.begin(first - 1)
+        ledger.settle(job, folder, first)
         yield Started(first, perf_counter() - started)
         for round in range(first, experiment.rounds):
             exam = examination(job, pool, folder, server, round) if _scores(experiment, round) else None
@@ -57,10 +58,7 @@ def run(job: Job, make_pool: Callable[[Job], Pool], out: Path, resume: bool = Fa
         yield from _last(job, pool, folder, server, known)
         summary = summarise(job, folder, pool.actors)
         folder.finish(summary)
-        for copied in copies.end(experiment.rounds - 1, known) if copies else ():
-            yield copied
-            if copied.error and copied.round == experiment.rounds - 1:
-                raise RunError(f"the run is finished, but not its last checkpoint: {copied.error}")
+        yield from copies.end(experiment.rounds - 1, known) if copies else ()
         yield Finished(summary)
     finally:
         pool.close()
@@ -139,5 +137,5 @@ def _last(job: Job, pool: Pool, folder: RunFolder, server: Server, known: dict[i
 
 
 def _progress(round: int, job: Job, report: SliceReport) -> Progress:
-    clients, of = report.clients, 1 if job.algorithm.pooled else job.cohort
+    clients, of = report.clients, len(job.taking_part(round))
     return Progress(round, len(clients), of, float(clients.loss.mean()), int(clients.tokens.sum()))

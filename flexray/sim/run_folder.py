@@ -1,8 +1,9 @@
 """The run folder: what a run leaves behind, every file whole or absent.
 
-config.yaml, versions.json, clients.json (at the start); server.safetensors (after every round); rounds, clients, evaluations, rows, bytes
-and inside (after every round or evaluation a file of its own in a folder of that name, so that a round costs the same however many there
-have been; of all but the last two one file, <name>.parquet, at the end); private/<client>/ (by the clients); summary.json (at the end).
+config.yaml, versions.json, clients.json, system.json (at the start); server.safetensors (after every round); rounds, clients,
+evaluations, rows, bytes, turns and inside (after every round or evaluation a file of its own in a folder of that name, so that a round
+costs the same however many there have been; of all but the last three one file, <name>.parquet, at the end); private/<client>/ (by the
+clients); summary.json (at the end). system.json and turns only where a clock is simulated.
 
 rows has every row's counts in the last evaluation; a question of the probe has −1 − its number for a row.
 """
@@ -50,27 +51,18 @@ class RunFolder:
         self._scored: dict[str, set[int]] | None = None
 
     def table(self, name: str) -> Table:
-        """The rows of `rounds`, `clients`, `evaluations`, `bytes`, `inside` or `rows` (of the last evaluation), if any."""
+        """The rows of `rounds`, `clients`, `evaluations`, `bytes`, `inside`, `turns` or `rows` (of the last evaluation), if any."""
         return [row for part in self._parts(name) for row in part.to_pylist()]
 
     def save_round(self, server: Server, report: RoundReport) -> None:
         """The round's rows, then the server's state: with it the round is committed."""
         from flexray.sim import server_file  # brings torch, which whoever only reads tables need not wait for
+        from flexray.sim.system import ledger
 
-        row = {
-            "round": report.round,
-            "loss": report.loss,
-            "clients": len(report.clients),
-            "tokens": report.tokens,
-            "bytes_up": report.clients.bytes_up,
-            "bytes_down": report.clients.bytes_down,
-            "seconds": report.seconds,
-            "seconds_training": report.seconds_training,
-            "seconds_communication": report.seconds_communication,
-            "seconds_waiting": report.seconds_waiting,
-        } | dict(report.privacy)
-        self._write_part("rounds", report.round, pa.Table.from_pylist([row]))
-        self._save_bytes(report.round, report.clients)
+        self._write_part("rounds", report.round, pa.Table.from_pylist([report.row]))
+        self._save_bytes(report.round, report.crossed)
+        if report.course is not None:
+            self._write_part("turns", report.round + 1, pa.table(ledger.columns(report.course)))
         self._whole("server.safetensors", lambda file: server_file.write(file, server, report.round))
 
     def save_survey(self, told: Mapping[int, State]) -> None:
@@ -99,7 +91,7 @@ class RunFolder:
 
     def forget_after(self, round: int) -> None:
         """Drop rows of rounds that were never committed, and of evaluations that came after."""
-        for name in ("rounds", "clients", "evaluations", "rows", "bytes", "inside"):
+        for name in ("rounds", "clients", "evaluations", "rows", "bytes", "inside", "turns"):
             last = round if name == "rounds" else round + 1
             for file in (self.path / name).glob("*.parquet"):
                 if int(file.stem) > last:

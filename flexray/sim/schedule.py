@@ -20,9 +20,13 @@ def cohort(seed: int, round: int, population: int, size: int | float | None) -> 
     """The clients of a round, in ascending order. `size`: a number, a share of the population, or None for all."""
     if size is None:
         return tuple(range(population))
-    n = cohort_size(population, size)
-    rng = np.random.default_rng(np.random.SeedSequence([seed, round, 0xC0407]))
-    return tuple(sorted(int(i) for i in rng.choice(population, n, replace=False)))
+    return tuple(sorted(drawn_from(seed, round, population, cohort_size(population, size)).tolist()))
+
+
+def drawn_from(seed: int, round: int, population: int, n: int, again: int = 0) -> np.ndarray:
+    """[n] different ones of a population, in no order. again: which drawing of the round it is."""
+    rng = np.random.default_rng(np.random.SeedSequence([seed, round, 0xC0407, *([again] if again else [])]))
+    return rng.choice(population, n, replace=False)
 
 
 def flipped(seed: int, round: int, population: int, share: float) -> tuple[int, ...]:

@@ -18,8 +18,9 @@ EVERYBODYS = 0o666
 def write(path: Path, server: Server, round: int) -> None:
     """The server as it is after `round`."""
     every = [(f"{kind}{i}", state) for i, s in server.numbered() for kind, state in _kinds(s)]
+    every += [(f"past{r}-{kind}", state) for r, sent in server.past.items() for kind, state in _kinds(ServerState(sent))[:2]]
     tensors = {f"{tag}|{name}": t.detach().cpu() for tag, state in every for name, t in state.items()}
-    told = {"round": round, "clusters": server.clusters, "states": len(server.states)}
+    told = {"round": round, "clusters": server.clusters, "states": len(server.states), "past": [*server.past]}
     at_rest.write(path, tensors, {"server": json.dumps(told)}, EVERYBODYS)
 
 
@@ -32,7 +33,8 @@ def read(path: Path) -> tuple[Server, int]:
         ServerState(Update(_under(tensors, f"weights{i}"), _under(tensors, f"aux{i}")), _under(tensors, f"kept{i}"))
         for i in range(told["states"])
     ]
-    return Server(tuple(states), tuple(told["clusters"])), told["round"]
+    past = {r: Update(*(_under(tensors, f"past{r}-{kind}") for kind in ("weights", "aux"))) for r in told.get("past", ())}
+    return Server(tuple(states), tuple(told["clusters"]), past), told["round"]
 
 
 def _kinds(state: ServerState) -> tuple[tuple[str, State], ...]:

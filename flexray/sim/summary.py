@@ -13,6 +13,7 @@ from flexray.sim import left_out
 from flexray.sim.job import Job
 from flexray.sim.privacy import costs, opening
 from flexray.sim.run_folder import RunFolder
+from flexray.sim.system import ledger
 
 VIEWS = ("base", "shared", "personal")
 Fold = Callable[[Sequence[float], Number], float]
@@ -42,6 +43,7 @@ def summarise(job: Job, folder: RunFolder, actors: int) -> dict[str, Any]:
             "private_per_client": job.numbers("private"),
         },
         "bytes": _bytes(job, folder),
+        **ledger.summary(rounds),
         "flops_per_token": {"frozen": job.costs.flops, "added": job.costs.flops_added},
         "inside": _inside(folder),
         "left_out": left_out.load(folder),

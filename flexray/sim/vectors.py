@@ -26,6 +26,14 @@ class Vectors:
         self._made.append(np.empty(numbers, kind))
         return self._made[-1]
 
+    def own(self, numbers: np.ndarray) -> np.ndarray:
+        """The same in memory that may be written to: what comes from the object store is everybody's."""
+        if numbers.flags.writeable:
+            return numbers
+        copy = self.take(len(numbers), numbers.dtype)
+        np.copyto(copy, numbers)
+        return copy
+
     def forget(self) -> None:
         """Those in use stay with their users."""
         self._made.clear()

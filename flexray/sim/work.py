@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -14,7 +14,7 @@ from flexray.sim.job import Job
 from flexray.sim.privacy import opening
 from flexray.sim.schedule import Group
 from flexray.sim.wire import Wire
-from flexray.state import ServerState
+from flexray.state import ServerState, Update
 
 PIECES = 2
 """An actor gets so large a part of the leaves that are left to it at a time."""
@@ -29,10 +29,14 @@ MOST_SCORED = 16
 
 @dataclass(frozen=True)
 class Server:
-    """The server: one state for each cluster of clients, and every client's cluster (empty: all in the first)."""
+    """The server: one state for each cluster of clients, and every client's cluster (empty: all in the first).
+
+    past: what was sent before rounds that are over, by their number, as far as somebody still trains on it.
+    """
 
     states: tuple[ServerState, ...]
     clusters: tuple[int, ...] = ()
+    past: Mapping[int, Update] = field(default_factory=dict)
 
     def cluster(self, client: int) -> int:
         return self.clusters[client] if client < len(self.clusters) else 0
@@ -51,6 +55,10 @@ class Server:
         """How many of the population are in a cluster."""
         return self._members[cluster] + (population - len(self.clusters)) * (cluster == 0)
 
+    def before(self, rounds: Sequence[int]) -> Server:
+        """As if what it sent before each of these rounds, of which the first is the next one, were sent to a cluster each."""
+        return Server((*self.states, *(ServerState(self.past[r]) for r in rounds[1:])))
+
     @cached_property
     def _members(self) -> Counter[int]:
         return Counter(self.clusters)
@@ -62,11 +70,15 @@ Leaf = tuple[int, tuple[Group, ...]]
 
 @dataclass(frozen=True)
 class Training:
-    """Leaves, all of one cluster whose sum has `of` leaves, that one actor trains one after another and adds to what it has."""
+    """Leaves, all of one cluster whose sum has `of` leaves, that one actor trains one after another and adds to what it has.
+
+    lag: they began so many rounds ago.
+    """
 
     cluster: int
     of: int
     leaves: tuple[Leaf, ...]
+    lag: int = 0
 
     @property
     def groups(self) -> tuple[Group, ...]:
@@ -90,7 +102,7 @@ class Work:
     """What there is to score, for whoever is free, and what to train, by actor, the most urgent first. What clients own is as it was
     before `round`.
 
-    rows: per cluster the cohort's training rows. known: the rounds after which clients'
+    rows: per cluster the training rows by which updates are weighed. known: the rounds after which clients'
     private state was last written. soon: by actor, the group with which it is to begin the round after this one.
     """
 
@@ -144,16 +156,17 @@ def bound(job: Job) -> bool:
 def slices(job: Job, server: Server, round: int) -> list[list[tuple[Group, ...]]]:
     """By cluster the groups of a round's cohort, divided into the leaves of its sum. The longest clients come first, alike ones
     sit together, and leaves are dealt so that all parts of the sum have as much to do."""
-    parted = server.parted(job.taking_part(round))
+    parted = job.buffered.parted(round) if job.buffered else server.parted(job.taking_part(round))
     seated = (schedule.groups(schedule.longest_first(clients, job.work), job.layout.seats) for clients in parted)
     return [schedule.dealt(schedule.slices(groups)) if groups else [] for groups in seated]
 
 
 def training(
-    job: Job, every: Sequence[Sequence[tuple[Group, ...]]], actors: int, pace: float
+    job: Job, every: Sequence[Sequence[tuple[Group, ...]]], actors: int, pace: float, lags: Sequence[int] = ()
 ) -> tuple[tuple[Training, ...], ...]:
     """Each actor's share of a round: neighbouring leaves, of a few the longest first, several at a time as long as much is left, or they
-    are done in no time. With one client per actor, the leaves whose clients are at home there. pace: seconds of a client."""
+    are done in no time. With one client per actor, the leaves whose clients are at home there. pace: seconds of a client; lags: by cluster,
+    see Training."""
     found: list[list[Training]] = [[] for _ in range(actors)]
     for cluster, leaves in enumerate(every):
         least = (
@@ -163,7 +176,7 @@ def training(
             at = a if bound(job) else (a + cluster) % actors  # small clusters begin somewhere else each
             ordered = sorted(own, key=lambda leaf: -_load(job, leaf[1])) if len(own) <= FEW else own
             chunks = [ordered[i:j] for i, j in schedule.chunks(len(ordered), PIECES, least, len(ordered))]
-            found[at] += [Training(cluster, len(leaves), tuple(chunk)) for chunk in chunks]
+            found[at] += [Training(cluster, len(leaves), tuple(chunk), lags[cluster] if lags else 0) for chunk in chunks]
     return tuple(tuple(own) for own in found)
 
 
@@ -183,9 +196,11 @@ def of_round(
 ) -> Work:  # fmt: skip
     """All of a round."""
     rows = tuple(sum(len(job.trainees[c].train) for leaf in own for group in leaf for c in group) for own in leaves)
+    rows = (sum(rows),) * len(rows) if job.buffered else rows
+    lags = [round - version for version in job.buffered.versions(round)] if job.buffered else ()
     later = training(job, slices(job, server, round + 1), actors, pace) if known and round + 1 < job.experiment.rounds else ()
     soon = tuple(own[0].groups[0] if own else () for own in later)
-    return Work(round, tuple(exam), training(job, leaves, actors, pace), server, job.down, rows, known, soon)
+    return Work(round, tuple(exam), training(job, leaves, actors, pace, lags), server, job.down, rows, known, soon)
 
 
 def of_exam(job: Job, server: Server, round: int, exam: Sequence[Scoring], known: Mapping[int, int]) -> Work:

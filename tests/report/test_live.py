@@ -3,6 +3,7 @@
 import io
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -11,6 +12,7 @@ from flexray.report import live
 from flexray.sim.events import Evaluated, Finished, Progress, RoundDone, Started
 from flexray.sim.reports import ClientReport, Reports
 from flexray.sim.round import RoundReport
+from flexray.sim.system.turns import COUNTED, LATE, RoundCourse, Turns
 
 
 def report(round: int) -> RoundReport:
@@ -105,3 +107,15 @@ def test_a_private_round_tells_what_was_spent(plan):
     done = RoundDone(replace(report(0), privacy={"epsilon": 2.306, "clip": 1.0}))
     said = shown([plan, Started(0, 1.0), done], terminal=False)
     assert any(line.endswith("ε 2.31") for line in said.splitlines() if "round" in line)
+
+
+def test_a_simulated_clock_is_told_and_a_round_that_was_void(plan):
+    turns = Turns(np.arange(3), np.array([COUNTED, COUNTED, LATE]), np.zeros(3), np.ones(3), np.zeros(3, int))
+    course, nobody = RoundCourse(0, 0.0, 90.0, 90.0, turns), Reports.of([])
+    told = [
+        plan(), Started(0, 1.0), RoundDone(replace(report(0), course=course)),
+        RoundDone(replace(report(1), clients=nobody, course=replace(course, turns=replace(turns, status=np.full(3, LATE))))),
+    ]  # fmt: skip
+    lines = [" ".join(line.split()) for line in shown(told, terminal=False).splitlines()]
+    assert "round 1/12 train loss 2.500 5.00 k tokens/s 1.2 s simulated 1 min 30 s, 2 of 3 counted" in lines
+    assert "round 2/12 void: no change 0 tokens/s 1.2 s simulated 1 min 30 s, 0 of 3 counted" in lines

@@ -6,6 +6,7 @@ from flexray.config import Experiment
 from flexray.report import plan as report
 from flexray.sim.job import Layout
 from flexray.sim.planning.sizes import Disk, Memory
+from flexray.sim.system.timeline import Outlook
 
 
 def printed(plan, width: int = 80) -> list[str]:
@@ -78,3 +79,11 @@ def test_memory_of_a_gpu_is_told_first(plan):
     assert f"memory      about 68.0 GB a GPU: {told}; {beside}" in lines
     alone = Memory(28 * gb, gb, 5 * gb, gb, gb, 1, on_gpu=True, context=gb)
     assert any("about 34.0 GB a GPU: backbone 28.0 GB, training" in line for line in printed(plan(memory=alone), 200))
+
+
+def test_the_simulated_clock_is_told(plan):
+    told = plan(outlook=Outlook(50, 6000.0, 300.0, 650, 490, 1))
+    each = "2 min 00 s a round (at most 5 min 00 s)"
+    line = f"clock       50 rounds in 1 h 40 min simulated: {each}, 490 of 650 turns count, 1 round void"
+    assert line in printed(told, 140)
+    assert report.facts(told)["simulated"]["seconds"] == 6000.0

@@ -154,3 +154,15 @@ def test_what_differential_privacy_promises_is_one_line():
     assert any(said in line for line in printed(finished(privacy={"dp": dp}), 140))
     assert scores.protected(dp | {"where": "local", "epsilon": None}).startswith("ε ∞ at δ 1e-05 against the server too")
     assert not any("privacy" in line for line in printed(finished(), 140))
+
+
+def test_the_simulated_clock_in_the_end():
+    told = {"seconds": 90.0, "selected": 30, "counted": 20, "dropped": 4, "late": 6, "discarded": 0, "bytes_wasted": 2_000}
+    told |= {"void_rounds": 1, "staleness": 0.0, "staleness_most": 0}
+    assert (
+        scores.clock(told)
+        == "1 min 30 s simulated · 20 of 30 turns counted · 4 dropped · 6 late · 2.00 KB in vain · 1 round void"
+    )
+    lost = dict.fromkeys(("dropped", "late", "bytes_wasted", "void_rounds"), 0)
+    late = told | lost | {"staleness": 1.25, "staleness_most": 4}
+    assert scores.clock(late) == "1 min 30 s simulated · 20 of 30 turns counted · 1.2 rounds late in the mean, 4 at most"

@@ -10,6 +10,8 @@ import pytest
 from flexray.config import Experiment
 from flexray.data.clients import Client
 from flexray.sim.job import Costs, Job, Layout
+from flexray.sim.system.fleet import fleet
+from flexray.sim.system.timeline import updates
 
 SHAPES = {"lora/model.q/a": (2, 3), "lora/model.q/b": (4, 2)}
 
@@ -38,8 +40,9 @@ def bare_job(tmp_path):
             private=private or tmp_path / "private",
             clients=clients,
             shapes=SHAPES,
-            cohort=len(clients) if x.cohort is None else int(x.cohort),
+            cohort=updates(x, len(clients)),
             costs=Costs(1, 1, {}),
+            fleet=fleet(x.system, [c.name for c in clients], x.seed),
         )
         job.__dict__["experiment"] = x
         job.__dict__["lengths"] = {

@@ -160,7 +160,7 @@ def test_a_folder_in_use_is_refused(small, tmp_path):
         api.simulate(small(), tmp_path)
     with pytest.raises(ConfigError, match="--out: expected a folder, got the file"):
         api.simulate(small(), tmp_path / "thing")
-    with pytest.raises(ConfigError, match="--resume: expected a run folder"):
+    with pytest.raises(ConfigError, match="--resume: expected the folder of a run"):
         api.resume(tmp_path)
 
 

@@ -16,7 +16,7 @@ class Training(Plot):
     )
 
     def panels(self, runs: Sequence[Told]) -> Iterator[Panel]:
-        runs = [run for run in runs if run.rounds]
+        runs = [run for run in runs if course(run)[0]]
         if not runs:
             return
         figure, axes = drawing.canvas()
@@ -31,5 +31,6 @@ class Training(Plot):
 
 
 def course(run: Told) -> tuple[list[int], list[float]]:
-    """Rounds played, and the loss in the last of them."""
-    return [r["round"] + 1 for r in run.rounds], [r["loss"] for r in run.rounds]
+    """Rounds played, and the loss in the last of them; those that were void are left out."""
+    trained = [r for r in run.rounds if r["clients"]]
+    return [r["round"] + 1 for r in trained], [r["loss"] for r in trained]

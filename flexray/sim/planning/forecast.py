@@ -41,7 +41,7 @@ def forecast(job: Job, found: Measured) -> Forecast | None:
         return None
     layout, x = job.layout, job.experiment
     turn = found.at(layout.seats)
-    groups = ceil(min(len(job.trainees), x.rounds * len(job.taking_part(0))) / layout.seats)
+    groups = ceil(min(len(job.trainees), x.rounds * len(job.planned)) / layout.seats)
     exams = list(_exams(job, found, turn.first))
     return Forecast(
         start=0.0 if x.resources.backend == "inline" else RAY_SECONDS + ACTOR_SECONDS,
@@ -57,13 +57,13 @@ def local_steps(job: Job) -> list[int]:
     """Of each who trains in a round, as it is in the first."""
     x, many = job.experiment, job.cohort if job.algorithm.pooled else 1
     batch = x.train.batch * x.train.accumulate * many
-    return [x.train.local_steps(len(job.trainees[number].train), batch) for number in job.taking_part(0)]
+    return [x.train.local_steps(len(job.trainees[number].train), batch) for number in job.planned]
 
 
 def _exams(job: Job, found: Measured, start: float) -> Iterator[float]:
     """Seconds of each evaluation: the frozen base is scored once for each client, all else every time; who never trained starts anew."""
     x, population, seen = job.experiment, len(job.clients), 0.0
-    untouched = 0.0 if job.algorithm.pooled else 1 - len(job.taking_part(0)) / population
+    untouched = 0.0 if job.algorithm.pooled else 1 - len(job.planned) / population
     rounds = [r for r in range(x.rounds) if x.evaluation.every and r % x.evaluation.every == 0]
     for round, chosen in [*((r, x.evaluation.clients) for r in rounds), (x.rounds, x.evaluation.last)]:
         size = min(int({"all": population, "cohort": job.cohort}.get(str(chosen), chosen)), population)

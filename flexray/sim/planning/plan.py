@@ -16,7 +16,6 @@ from flexray.models.backbone import Backbone
 from flexray.models.seats import shapes_of
 from flexray.models.tokenizer import Tokenizer
 from flexray.parts import Lora
-from flexray.sim import schedule
 from flexray.sim.job import Costs, Job, Layout
 from flexray.sim.local import kit as kits
 from flexray.sim.planning import sizes
@@ -30,6 +29,8 @@ from flexray.sim.planning.trial import Measured
 from flexray.sim.privacy.costs import one_update
 from flexray.sim.privacy.opening import notes as privacy_notes
 from flexray.sim.privacy.opening import protected
+from flexray.sim.system.fleet import fleet
+from flexray.sim.system.timeline import Outlook, outlook, updates
 from flexray.sim.wire import BYTES
 
 
@@ -37,7 +38,7 @@ from flexray.sim.wire import BYTES
 class Plan:
     """What a run will be. Parameters are counted per client; bytes are per round and client; memory and disk are expected.
 
-    forecast: None unless it was asked for and could be measured.
+    forecast: None unless it was asked for and could be measured; outlook: None where no clock is simulated.
     """
 
     experiment: Experiment
@@ -56,6 +57,7 @@ class Plan:
     disk: Disk
     forecast: Forecast | None
     notes: tuple[str, ...]
+    outlook: Outlook | None = None
 
     @property
     def bytes_backbone(self) -> int:
@@ -82,7 +84,7 @@ def prepare(x: Experiment, there: Mapping[str, float], private: Path, trials: Tr
     skeleton = backbones.skeleton(x.model, x.plugins)
     encoder = Tokenizer(checkpoint.locate(x.model), x.model.revision, x.model.trust_remote_code)
     data = prepare_data(x.data, x.clients, x.seed, encoder, cache)
-    cohort = len(schedule.cohort(x.seed, 0, len(data.clients), x.cohort))
+    cohort = updates(x, len(data.clients))
     job = Job(
         spec=x.spec(),
         layout=arrange(x, there, cohort),
@@ -94,6 +96,7 @@ def prepare(x: Experiment, there: Mapping[str, float], private: Path, trials: Tr
         cohort=cohort,
         costs=_costs(x, skeleton),
         kit=kits.prepare(x, encoder, cache),
+        fleet=fleet(x.system, [c.name for c in data.clients], x.seed),
     )
     job = protected(job)
     ground = Ground(job, skeleton, Rows(job), there, trials or Trials())
@@ -141,6 +144,7 @@ def _plan(job: Job, skeleton: Backbone, memory: Memory, disk: Disk, expected: Fo
         disk=disk,
         forecast=expected,
         notes=notes,
+        outlook=outlook(job),
     )
 
 

@@ -12,6 +12,7 @@ from flexray.parts import Graft, Routed
 from flexray.sim.job import Job
 from flexray.sim.planning.sample import Rows
 from flexray.sim.schedule import SLICES
+from flexray.sim.system.timeline import latest
 from flexray.sim.work import FEW, bound
 
 if TYPE_CHECKING:
@@ -44,13 +45,13 @@ def generation(job: Job, skeleton: Backbone) -> int:
 
 def server(job: Job) -> int:
     """Of what the driver holds: the server's state, and the sums or single updates that come in."""
-    held = len(job.taking_part(0)) * 3 if job.algorithm.each else 2 * job.layout.actors
-    return PER_SENT * job.down.numbers + held * job.up.bytes()
+    held = len(job.planned) * 3 if job.algorithm.each else 2 * job.layout.actors
+    return PER_SENT * job.down.numbers + (held + latest(job)) * job.up.bytes()
 
 
 def sums(job: Job) -> int:
     """Of an actor's sums that wait to be added to others."""
-    leaves = min(SLICES, ceil(len(job.taking_part(0)) / job.layout.seats))
+    leaves = min(SLICES, ceil(len(job.planned) / job.layout.seats))
     own = ceil(leaves / job.layout.actors)
     return 0 if job.algorithm.each else job.up.bytes() * (own if bound(job) else min(own, FEW))
 

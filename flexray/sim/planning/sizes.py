@@ -135,7 +135,7 @@ def check_memory(m: Memory, seats: int, node: int, device: int) -> None:
 
 def disk(job: Job, each: int) -> Disk:
     """Of the clients that ever train, at the most."""
-    return Disk(min(len(job.trainees), job.experiment.rounds * len(job.taking_part(0))), each)
+    return Disk(min(len(job.trainees), job.experiment.rounds * len(job.planned)), each)
 
 
 def has_room(d: Disk, path: Path) -> bool:

@@ -8,6 +8,7 @@ import pytest
 
 from flexray import folder
 from flexray.report import drawing
+from flexray.report.plots.clock import Clock
 from flexray.report.plots.grafts import Grafts
 from flexray.report.plots.holdings import Holdings, counted
 from flexray.report.plots.load import Load
@@ -161,3 +162,21 @@ def test_any_size_is_drawn_without_names_overlapping(tmp_path, name, size):
             boxes = [t.get_window_extent() for t in axis.get_ticklabels() if t.get_text() and not t.get_rotation()]
             assert not any(a.overlaps(b) for a, b in pairwise(boxes)), panel.name
         assert not math.isnan(panel.figure.get_figheight())
+
+
+def test_scores_over_simulated_time_and_what_became_of_turns(two, tmp_path):
+    assert not panels(Clock(), two)  # there was no clock
+    run = read([make(tmp_path / "a", rounds=4, better=1.0)])[0]
+    for r, row in enumerate(run.rounds):
+        row |= {"simulated_clock": 100.0 * (r + 1), "dropped": 1, "late": 0, "discarded": 2}
+    shown = panels(Clock(), [run, two[1]])
+    assert list(shown) == ["loss", "exact_match", "turns"]
+    assert shown["loss"].numbers.rows[0] == ("flex", 0.0, 2.25) and shown["loss"].numbers.rows[-1] == (
+        "flex",
+        400.0,
+        1.25,
+    )
+    assert lines(shown["loss"])["flex"][-1] == (pytest.approx(400 / 60), 1.25)  # in minutes
+    assert shown["loss"].says == "flex: 1.250 after 6.67 min"
+    assert shown["turns"].numbers.rows == (("flex", 8, 4, 0, 8),)  # two clients in each of four rounds
+    assert shown["turns"].says == "flex: 8 of 20 counted"
