@@ -108,7 +108,10 @@ class Tracking:
         except Exception as e:
             self.trackers = [other for other in self.trackers if other is not tracker]
             logging.getLogger("flexray").warning(
-                "tracking: %s failed and is told nothing more: %s: %s. The run goes on.", tracker.name, type(e).__name__, e
+                "tracking: %s failed and is told nothing more: %s: %s. The run goes on.",
+                tracker.name,
+                type(e).__name__,
+                str(e).rstrip("."),
             )
             return False
 

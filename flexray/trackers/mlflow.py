@@ -12,6 +12,8 @@ from flexray.tracker import About, Tracker
 
 MOST_PARAMETERS, LONGEST = 100, 500
 """Of one batch, and of a parameter's value."""
+PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
+"""A run waits while its tracker is told; with MLflow's own retries it stands still for four minutes where a server is away."""
 
 
 class MLflow(Tracker):
@@ -20,6 +22,8 @@ class MLflow(Tracker):
     needs: ClassVar[str] = "mlflow"
 
     def open(self, run: About) -> str:
+        for name, value in PATIENCE.items():
+            os.environ.setdefault(name, value)
         self.client = import_module("mlflow").MlflowClient()
         if run.known is not None:
             self.id = run.known

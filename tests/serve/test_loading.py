@@ -70,6 +70,7 @@ def test_of_every_family_a_run_is_exported_and_merged(finished, tmp_path, family
     assert loaded(tmp_path / "merged").isfinite().all() and set(scores) == set(run.names)
 
 
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # of PEFT to transformers
 @pytest.mark.parametrize(("name", "client"), [("fedavg", "client-0"), ("ditto", "client-1"), ("flex", None)])
 def test_peft_itself_reads_an_adapter(finished, tmp_path, name, client):
     peft = pytest.importorskip("peft", reason="peft is not installed")

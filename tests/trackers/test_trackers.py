@@ -1,6 +1,7 @@
 """MLflow and Weights & Biases: what they are asked for. Where one is installed it is asked itself, else a stand-in."""
 
 import sys
+import time
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -54,6 +55,16 @@ def test_mlflow_begins_or_goes_on(tmp_path, monkeypatch):
     assert client.calls[-1] == ("set_terminated", ("r1", "KILLED"), {})
     assert tracker.open(About(tmp_path, {}, "r1")) == "r1"
     assert client.calls[-1] == ("update_run", ("r1",), {"status": "RUNNING"})
+
+
+@pytest.mark.slow
+def test_a_server_that_is_away_is_not_waited_for_long(tmp_path, monkeypatch):
+    pytest.importorskip("mlflow", reason="mlflow is not installed")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    began = time.monotonic()
+    with pytest.raises(Exception, match="Max retries exceeded"):
+        folder.load("trackers", "mlflow", "tracking")().open(About(tmp_path, {}, None))
+    assert time.monotonic() - began < 60
 
 
 def test_wandb_itself_offline(tmp_path, monkeypatch):
