@@ -236,6 +236,8 @@ def test_every_command_runs_or_would(shown, reached, cache, monkeypatch):
 
 @pytest.mark.parametrize("shown", TELLING, ids=lambda c: c.command)
 def test_messages_are_what_is_said(shown, place, cache, monkeypatch):
+    """As in a process of its own, where no Ray of other tests is."""
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
     monkeypatch.chdir(place)
     monkeypatch.setenv("COLUMNS", "300")
     result = call(shown, cache)
