@@ -29,48 +29,63 @@ SYNC = ("over_selection", "min_updates")
 
 
 class Diurnal(Section):
-    """Clients come and go in a daily course that is drawn once: each is there for a `share` of every `period` (seconds), around an hour of
-    its own; hours are normal around the middle of the period with a standard deviation of `sd` periods (unset: any hour is as likely)."""
+    """Clients come and go in a daily course that is drawn once."""
 
     period: float = Field(default=86400.0, gt=0)
+    """Seconds of a day."""
     share: Spread = 0.5
+    """Of every period in which a client is there, around an hour of its own."""
     sd: float | None = Field(default=None, ge=0)
+    """Hours are normal around the middle of the period with a standard deviation of so many periods; null: any hour is as likely."""
 
 
 class System(Section):
     """Clients' speed and reliability on a simulated clock (docs/system.md); nothing of it is set by default, and no second is ever waited.
 
     A turn lasts latency + bytes down / download + slowdown · tokens / tokens_per_second + latency + bytes up / upload seconds; what is
-    unset takes no time. Numbers stand for all clients, `{lognormal: [median, sigma]}` and its like are drawn for each; `profiles`: a CSV
-    or JSON file with such columns by client, which come before. slowdown is drawn anew for each turn unless slowdown_each is `client`.
-    dropout: the probability that a turn ends in silence. availability: a file of intervals in which clients are there, which repeat
-    after availability_period seconds (unset: never); or diurnal.
-    mode `sync`: a round ends when all have answered, at the latest after `deadline` seconds; over_selection: so many times the cohort
-    are asked, and the first ones count; fewer than min_updates, and the round is void. mode `async` (FedBuff, Nguyen et al. 2022, arXiv
-    2106.06639): `concurrency` clients (unset: the cohort) are always at work, every `buffer` updates make a round; an update that is τ
-    rounds late weighs (1 + τ)^−staleness_exponent with staleness `polynomial`, and is thrown away if τ exceeds max_staleness.
+    unset takes no time. Numbers stand for all clients; `{lognormal: [median, sigma]}` and its like are drawn for each.
     """
 
     mode: Literal["sync", "async"] = "sync"
+    """`sync`: a round ends when all have answered; `async`: FedBuff (Nguyen et al. 2022, arXiv 2106.06639)."""
     tokens_per_second: Spread | None = None
+    """Of a client's training."""
     download_mbps: Spread | None = None
+    """Megabits per second from the server."""
     upload_mbps: Spread | None = None
+    """Megabits per second to the server."""
     latency: Spread = 0.0
+    """Seconds before anything comes, each way."""
     profiles: Path | None = None
+    """A CSV or JSON file with such columns by client, which come before; `*` for the rest."""
     slowdown: Spread = 1.0
+    """A factor of the time of training: stragglers."""
     slowdown_each: Literal["turn", "client"] = "turn"
+    """Whether that is drawn anew for each turn, or once for a client."""
     dropout: Spread = 0.0
+    """The probability that a turn ends in silence."""
     availability: Path | None = None
+    """A file of intervals in which clients are there."""
     availability_period: float | None = Field(default=None, gt=0)
+    """Seconds after which these repeat; null: never."""
     diurnal: Diurnal | None = None
+    """A daily course instead of a file."""
     deadline: float | None = Field(default=None, gt=0)
+    """A round ends at the latest after so many seconds; who is late does not count."""
     over_selection: float = Field(default=1.0, ge=1)
+    """So many times the cohort are asked, and the first ones count."""
     min_updates: int = Field(default=1, gt=0)
+    """With fewer of them a round is void: time passes, the server stays as it was."""
     buffer: int | None = Field(default=None, gt=0)
+    """Of `async`: so many updates make a round."""
     concurrency: int | None = Field(default=None, gt=0)
+    """Of `async`: so many clients are always at work; null: the cohort."""
     staleness: Literal["constant", "polynomial"] = "polynomial"
+    """Of `async`: an update that is τ rounds late weighs 1, or (1 + τ)^−staleness_exponent."""
     staleness_exponent: float = Field(default=0.5, ge=0)
+    """Of `polynomial`."""
     max_staleness: int | None = Field(default=None, ge=0)
+    """Of `async`: what is more rounds late is thrown away."""
 
     @property
     def on(self) -> bool:
