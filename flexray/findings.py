@@ -90,7 +90,7 @@ def _place(loc: Iterable[Any], schema: Schema, prefix: str) -> str:
 def unknown(path: str, schema: Schema) -> str:
     """The line for a key that there is none of: the nearest ones, wherever they are, else those of the section."""
     parent, _, name = path.rpartition(".")
-    others = schema.elsewhere()
+    others = schema.elsewhere
     own = tuple(schema.dotted())  # of equals a key that is there comes before one that another method would have
     scores = {
         key: _likeness(name, key) + 0.05 * (key.rpartition(".")[0] == parent) + 0.01 * (key in own) for key in (*own, *others)
@@ -103,7 +103,7 @@ def unknown(path: str, schema: Schema) -> str:
         mend = f"did you mean {either(repr(key) + _of(others.get(key)) for key in near[:3])}?"
     else:
         mend = f"choose one of: {', '.join(name for name in schema.keys(parent) if name not in HIDDEN)}"
-    return f"{path}: expected a known key, got an unknown one; {mend}"
+    return f"{path or repr(path)}: expected a known key, got an unknown one; {mend}"
 
 
 def _of(names: list[str] | None) -> str:

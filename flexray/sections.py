@@ -7,13 +7,28 @@ from math import ceil
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+
+LONGEST_PATH = 4000
+"""Bytes that file systems take, nearly."""
 
 
 class Section(BaseModel):
     """A group of keys: frozen, and closed to unknown ones."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
+
+
+def _possible(path: Path | None) -> Path | None:
+    """A path that a file system takes, of a user that there is. Raises ValueError for any other."""
+    if path is not None and ("\0" in str(path) or len(str(path)) > LONGEST_PATH):
+        raise ValueError
+    try:
+        path and path.expanduser()
+    except RuntimeError:
+        raise ValueError from None
+    return path
 
 
 class Train(Section):
@@ -82,6 +97,11 @@ class Evaluation(Section):
     probe_rows: int | None = Field(default=None, gt=0)
     inside_rows: int = Field(default=8, ge=0)
 
+    @field_validator("probe")
+    @classmethod
+    def _possible(cls, value: Any) -> Any:
+        return _possible(value)
+
 
 class Resources(Section):
     """What a client actor may use. gpu_per_client may be a fraction, and at most 1; unset, a GPU is used where there is one.
@@ -104,3 +124,8 @@ class Storage(Section):
 
     cache: Path = Path("~/.cache/flexray")
     private: Path | None = None
+
+    @field_validator("*")
+    @classmethod
+    def _possible(cls, value: Any) -> Any:
+        return _possible(value)
