@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -16,8 +15,9 @@ from typing import Any, Literal
 import yaml
 
 from flexray import folder
-from flexray.config import Experiment, read_yaml
+from flexray.config import Experiment
 from flexray.errors import ConfigError, RunError, did_you_mean, expected
+from flexray.sim import run_files
 from flexray.sim.job import Job
 from flexray.sim.planning import apart
 from flexray.sim.planning.layout import available
@@ -103,7 +103,7 @@ def resume(path: Path | str, watch: Watch | None = None, verbose: bool = False) 
     path = Path(path)
     if not (path / "config.yaml").exists():
         raise ConfigError(f"--resume: expected a run folder, got {str(path)!r} without config.yaml; name the folder of a run")
-    return simulate(Experiment(**read_yaml(path / "config.yaml")), path, resume=True, watch=watch, verbose=verbose)
+    return simulate(run_files.experiment(path), path, resume=True, watch=watch, verbose=verbose)
 
 
 def load_run(path: Path | str) -> Run:
@@ -113,7 +113,7 @@ def load_run(path: Path | str) -> Run:
         raise ConfigError(
             f"run: expected the folder of a finished run, got {str(path)!r} without summary.json; resume it first"
         )
-    return Run(Path(path), json.loads(file.read_text()))
+    return Run(Path(path), run_files.summary(file.parent))
 
 
 def make_plan(experiment: Experiment, far: Far = "choices") -> Plan:
@@ -188,8 +188,9 @@ def _check_folder(path: Path, resume: bool) -> None:
 
 def _open_folder(path: Path, job: Job, plan: Plan) -> None:
     """The files that are there from the start. Raises ConfigError where a resumed run would get other rows than it began with."""
+    run_files.check_whole(path)
     known, digests = path / "clients.json", [c.digest() for c in plan.clients]
-    if known.exists() and digests != [c["rows_sha256"] for c in json.loads(known.read_text())]:
+    if known.exists() and digests != [c["rows_sha256"] for c in run_files.clients(path)]:
         raise ConfigError(
             "data: expected the rows that the run was begun with, got others; put the data and the partition's file back, "
             "or use a new --out"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from datetime import date
 from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -40,7 +41,8 @@ def _scalar(value: Any, key: Key, path: str, found: dict[str, str]) -> Any:
     kinds = key.choices
     number = _as_number(value) if str not in kinds and not _in_literal(value, kinds) else None
     if (
-        (isinstance(value, bool) and bool not in kinds and (int in kinds or float in kinds))
+        isinstance(value, (bytes, date))
+        or (isinstance(value, bool) and bool not in kinds and (int in kinds or float in kinds))
         or (number is not None and not math.isfinite(number))
         or (isinstance(value, str) and not value.strip() and (str in kinds or Path in kinds))
     ):

@@ -92,7 +92,7 @@ def _parse(text: str) -> Any:
         _size(values, {}, 0)
     except RecursionError:
         raise _Unfit("too deep") from None
-    except (ValueError, OverflowError) as e:  # a date that is none, a number of thousands of digits, half a character
+    except (ValueError, ArithmeticError, LookupError, TypeError, AttributeError) as e:  # as of a date that is none
         raise _Unfit(str(e)) from None
     return values
 

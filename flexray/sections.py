@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-
 LONGEST_PATH = 4000
 """Bytes that file systems take, nearly."""
 

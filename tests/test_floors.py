@@ -42,7 +42,7 @@ ROOMS = {
     "tokenizers": ("models/",),
     "huggingface_hub": ("models/", "data/"),
     "datasets": ("data/",),
-    "pyarrow": ("data/", "sim/run_folder.py", "sim/tables.py", "sweeping/results.py"),
+    "pyarrow": ("data/", "sim/run_files.py", "sim/run_folder.py", "sim/tables.py", "sweeping/results.py"),
     "pydantic": ("config.py", "sections.py", "recipe.py", "comparison/spec.py", "sweeping/spec.py"),
     "typer": ("cli.py", "commands/", "answering.py"),
     "matplotlib": ("report/",),

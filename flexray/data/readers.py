@@ -96,7 +96,9 @@ def _as_rows(name: str, batches: Iterator[Any]) -> Iterator[list[dict[str, Any]]
             yield batch.to_pylist()
         except (ValueError, OverflowError) as e:
             where = next((i for i in range(batch.num_rows) if not _holds(batch.slice(i, 1))), 0)
-            raise _wrong(f"{name}, row {before + where + 1}", "values that can be read", _first_line(e), "mend that row") from None
+            raise _wrong(
+                f"{name}, row {before + where + 1}", "values that can be read", _first_line(e), "mend that row"
+            ) from None
         before += batch.num_rows
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from flexray.config import Experiment, read_yaml
+from flexray.config import Experiment
 from flexray.data.corpus import Corpus
 from flexray.errors import ConfigError, did_you_mean, expected
 from flexray.models import backbone as backbones
@@ -16,7 +15,7 @@ from flexray.models.backbone import Backbone
 from flexray.models.seats import Seats
 from flexray.sections import Resources
 from flexray.serve import joined
-from flexray.sim import server_file
+from flexray.sim import run_files, server_file
 from flexray.sim.job import Job
 from flexray.sim.local import examine
 from flexray.sim.local.evaluator import Scorer
@@ -78,7 +77,7 @@ class Finished:
 
     def owned(self, client: int, trainer: SeatTrainer, down: Update) -> ClientState:
         """What a client owns at the end, [1, …]; one that never trained starts anew."""
-        files = PrivateStore(self.job.private, [c.name for c in self.job.trainees])
+        files = PrivateStore(self.job.private, [c.name for c in self.job.trainees], self.job.identity)
         found = files.load(client, self.experiment.rounds)
         if found is None:
             fresh = self.job.algorithm.start(trainer, down)
@@ -135,10 +134,12 @@ def open_run(path: Path | str, key: str = "run") -> Finished:
     files = experiment.storage.private or path / "private"
     job, _ = prepare(_here(experiment), _there(), files.absolute(), Trials("nothing"))
     _check_rows(path, job)
-    found = server_file.read(path / "server.safetensors")
-    if found[1] != experiment.rounds - 1:
-        raise expected(key, "a finished run", f"one after round {found[1]}", f"finish it: `flexray simulate --resume {path}`")
-    return Finished(path, job, found[0], json.loads((path / "summary.json").read_text()))
+    found = server_file.read(path / "server.safetensors", job.identity)
+    if found.round != experiment.rounds - 1:
+        raise expected(
+            key, "a finished run", f"one after round {found.round}", f"finish it: `flexray simulate --resume {path}`"
+        )
+    return Finished(path, job, found.server, run_files.summary(path))
 
 
 def _experiment(path: Path, key: str) -> Experiment:
@@ -151,7 +152,7 @@ def _experiment(path: Path, key: str) -> Experiment:
         )
     if not (path / "summary.json").is_file():
         raise expected(key, "a finished run", f"{path} without summary.json", f"finish it: `flexray simulate --resume {path}`")
-    return Experiment(**read_yaml(path / "config.yaml"))
+    return run_files.experiment(path)
 
 
 def _here(x: Experiment) -> Experiment:
@@ -168,6 +169,6 @@ def _there() -> dict[str, float]:
 
 
 def _check_rows(path: Path, job: Job) -> None:
-    had = [(c["client"], c["rows_sha256"]) for c in json.loads((path / "clients.json").read_text())]
+    had = [(c["client"], c["rows_sha256"]) for c in run_files.clients(path)]
     if had != [(c.name, c.digest()) for c in job.clients]:
         raise ConfigError("data: expected the rows that the run had, got others; put the data and the partition's file back")

@@ -8,7 +8,6 @@ rows. A method that keeps nothing private gives a newcomer the shared model (tun
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from flexray.models import checkpoint
 from flexray.models.tokenizer import Tokenizer
 from flexray.serve import joined, scoring
 from flexray.serve.finished import Finished, open_run
+from flexray.sim import run_files
 from flexray.sim.job import Job
 from flexray.sim.local import examine
 from flexray.sim.local.trainer import SeatTrainer
@@ -154,7 +154,7 @@ def _trainer(run: Finished) -> SeatTrainer:
 
 def _sent(run: Finished, cluster: int) -> Update:
     """As to a client behind all others."""
-    behind = len(json.loads((run.path / "clients.json").read_text()))
+    behind = len(run_files.clients(run.path))
     return run.sent(behind, cluster)
 
 

@@ -16,27 +16,36 @@ import numpy as np
 
 from flexray.data.clients import Client
 from flexray.data.corpus import Corpus
+from flexray.errors import expected
 from flexray.folder import digest
+from flexray.sim import run_files
 from flexray.sim.private import at_rest
 from flexray.state import ClientState, State
 
 FOLDER = "joined"
+KEYS = ("name", "data", "steps", "scores", "rows")
 
 
 def names(run: Path) -> dict[str, Path]:
     """Who joined, and their folders."""
     found = sorted((run / FOLDER).glob("*/joined.json"))
-    return {json.loads(file.read_text())["name"]: file.parent for file in found if not file.parent.name.startswith(".")}
+    return {run_files.read_json(file, KEYS)["name"]: file.parent for file in found if not file.parent.name.startswith(".")}
 
 
 def told(run: Path, name: str) -> dict[str, Any]:
     """What joined.json says."""
-    return json.loads((names(run)[name] / "joined.json").read_text())
+    return run_files.read_json(names(run)[name] / "joined.json", KEYS)
 
 
 def served(run: Path, name: str) -> State:
     """What a client who joined serves with; no seat axis."""
-    return at_rest.read(names(run)[name] / "served.safetensors")
+    file = names(run)[name] / "served.safetensors"
+    try:
+        return at_rest.read(file, name)
+    except (at_rest.DamagedError, OSError) as e:
+        raise expected(
+            "run", f"what {name} serves with, as it was written", str(file), f"join it anew, with --again ({e})"
+        ) from None
 
 
 def rows(run: Path, name: str) -> tuple[Corpus, Client]:
@@ -56,10 +65,10 @@ def keep(run: Path, about: dict[str, Any], client: Client, corpus: Path, serves:
     making.parent.mkdir(mode=0o700, exist_ok=True)
     try:
         making.mkdir(mode=0o700)
-        at_rest.write(making / "served.safetensors", serves)
+        at_rest.write(making / "served.safetensors", serves, about=name)
         at_rest.write(making / "private.safetensors", {
             f"{kind}|{n}": t for kind, state in (("weights", owns.weights), ("memory", owns.memory)) for n, t in state.items()
-        })  # fmt: skip
+        }, about=name)  # fmt: skip
         shutil.copyfile(corpus, making / "rows.arrow")
         (making / "joined.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
         if place.exists():

@@ -63,7 +63,7 @@ class ClientHost:
         self.backbone = backbones.load(job.backbone, job.layout.device)
         self.corpus = Corpus(job.corpus)
         self.scorer = Scorer(job, self.backbone, self.corpus)
-        files = PrivateStore(job.private, [c.name for c in job.trainees])
+        files = PrivateStore(job.private, [c.name for c in job.trainees], job.identity)
         self.store = Keeper(files, keeper.room(job.layout.actors), job.turnover, behind)
         self.algorithm = job.algorithm
         self.sent = Sent(job.down, self.algorithm, self.backbone.device)

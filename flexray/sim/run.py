@@ -13,7 +13,7 @@ import torch
 
 from flexray.config import Experiment
 from flexray.metric import Number
-from flexray.sim import schedule, work
+from flexray.sim import run_files, schedule, work
 from flexray.sim.job import Job
 from flexray.sim.private.store import PrivateStore
 from flexray.sim.reports import Scores, SliceReport
@@ -96,7 +96,7 @@ def run(job: Job, make_pool: Callable[[Job], Pool], out: Path, resume: bool = Fa
             for what in play(job, pool, server, round, known, exam.tasks if exam else (), vectors=vectors):
                 if isinstance(what, tuple):
                     server, report = what
-                    folder.save_round(server, report)
+                    folder.save_round(server, report, known | rests, job.identity)
                     yield RoundDone(report)
                 else:
                     rests |= what.report.rests if isinstance(what, Trained) else {}
@@ -112,12 +112,14 @@ def run(job: Job, make_pool: Callable[[Job], Pool], out: Path, resume: bool = Fa
 
 def _begin(job: Job, pool: Pool, folder: RunFolder, resume: bool) -> tuple[Server, int, dict[int, int]]:
     """The server, the first round to play, and after which round the private state of clients was last written."""
-    saved = folder.load_server() if resume else None
-    server, round = saved or (None, -1)
-    known = PrivateStore(job.private, [c.name for c in job.trainees]).forget_after(round)
-    if server is not None:
-        folder.forget_after(round)
-        return server, round + 1, known
+    saved = folder.load_server(job.identity) if resume else None
+    files = PrivateStore(job.private, [c.name for c in job.trainees], job.identity)
+    known = files.forget_after(saved.round if saved else -1)
+    if saved:
+        files.check(known, saved.rests)
+        run_files.check_rounds(folder.path, saved.round, folder.table)
+        folder.forget_after(saved.round)
+        return saved.server, saved.round + 1, known
     clusters = _clusters(job, pool, folder)
     state = job.algorithm.open(job.down.unpack(pool.open()))
     return Server((state,) * (max(clusters, default=0) + 1), clusters), 0, known

@@ -7,7 +7,6 @@ whatever its record says, so that whatever stops a sweep, it goes on from its fo
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ import yaml
 from flexray.comparison.overlay import differences
 from flexray.errors import ConfigError, expected
 from flexray.findings import show
+from flexray.sim import run_files
 from flexray.sim.run_folder import RunFolder
 from flexray.sweeping.spec import Point, Spec, asked_for
 
@@ -63,7 +63,7 @@ class Records:
         file = self.path / "trials" / f"{number:03d}.json"
         if not file.exists():
             return None
-        record = Record(**json.loads(file.read_text()))
+        record = Record(**run_files.read_json(file, ("number", "point", "spec")))
         return replace(record, status="finished", why=None) if (self.run(number) / "summary.json").exists() else record
 
     def all(self) -> list[Record]:
@@ -94,7 +94,7 @@ class Records:
         """The number to choose by of a finished trial."""
         if record.status != "finished":
             return None
-        summary = json.loads((self.run(record.number) / "summary.json").read_text())
+        summary = run_files.summary(self.run(record.number))
         return summary["mean"][spec.sweep.view][spec.sweep.metric]
 
 

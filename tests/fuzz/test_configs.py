@@ -24,8 +24,10 @@ SWEEP = {
     "rounds": 2,
     "algorithm": {"name": "fedprox", "mu": 0.1},
     "sweep": {
-        "over": {"train.lr": [0.001, 0.01], "seed": [0, 1], "algorithm": {"mu": {"loguniform": [0.01, 1]}}, "train.batch": {"randint": [1, 9]}},
-        "samples": 2, "stop": {"name": "asha", "grace": 1}, "budget": {"trials": 5, "minutes": 3}, "cpus": "auto", "refused": "skip",
+        "over": {"train.lr": [0.001, 0.01], "seed": [0, 1], "algorithm": {"mu": {"loguniform": [0.01, 1]}},
+            "train.batch": {"randint": [1, 9]}},
+        "samples": 2, "stop": {"name": "asha", "grace": 1}, "budget": {"trials": 5, "minutes": 3}, "cpus": "auto",
+        "refused": "skip",
     },
 }  # fmt: skip
 COMPARE = {
@@ -37,10 +39,47 @@ COMPARE = {
     },
 }  # fmt: skip
 KNOWN = keys_of_schema()
-SWEEPS = (*KNOWN, *(f"sweep.{k}" for k in ("over", "over.x", "metric", "search", "samples", "stop.name", "stop.factor", "budget.trials", "cpus", "jobs", "seed", "x")))
-COMPARES = (*KNOWN, *(f"compare.{k}" for k in ("methods", "methods.a", "methods.a.train.lr", "seeds", "reference", "metrics", "view", "alpha", "resamples", "over", "x")))
+SWEEPS = (
+    *KNOWN,
+    *(
+        f"sweep.{k}"
+        for k in (
+            "over",
+            "over.x",
+            "metric",
+            "search",
+            "samples",
+            "stop.name",
+            "stop.factor",
+            "budget.trials",
+            "cpus",
+            "jobs",
+            "seed",
+            "x",
+        )
+    ),
+)
+COMPARES = (
+    *KNOWN,
+    *(
+        f"compare.{k}"
+        for k in (
+            "methods",
+            "methods.a",
+            "methods.a.train.lr",
+            "seeds",
+            "reference",
+            "metrics",
+            "view",
+            "alpha",
+            "resamples",
+            "over",
+            "x",
+        )
+    ),
+)
 
-PROBLEM = re.compile(r"[^\n]*[^\n: ][^\n]*: expected [^\n]+, got [^\n]*; [^\n]+")
+PROBLEM = re.compile(r"[^\n]+: expected [^\n]+, got [^\n]*; [^\n]+")
 """`<dotted key>: expected …, got …; <mend>`, on one line."""
 LONGEST = 2000
 
@@ -52,7 +91,9 @@ def survives(x: Experiment) -> None:
 
 def survives_whole(spec: Any, read: Callable[[Any], Any]) -> None:
     told = spec.dump()
-    assert yaml.safe_load(yaml.safe_dump(read(yaml.safe_load(yaml.safe_dump(told))).dump())) == yaml.safe_load(yaml.safe_dump(told))
+    assert yaml.safe_load(yaml.safe_dump(read(yaml.safe_load(yaml.safe_dump(told))).dump())) == yaml.safe_load(
+        yaml.safe_dump(told)
+    )
 
 
 def refused_or(do: Callable[[], Any], then: Callable[[Any], None]) -> None:
@@ -69,7 +110,9 @@ def refused_or(do: Callable[[], Any], then: Callable[[Any], None]) -> None:
 
 def many(default: int) -> Callable[[Any], Any]:
     """The same examples each time."""
-    return settings(max_examples=default, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+    return settings(
+        max_examples=default, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+    )
 
 
 KINDS = {

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from flexray.errors import RunError
 from flexray.sim.private import at_rest
 from flexray.state import ClientState, State
 
@@ -18,8 +19,9 @@ class PrivateStore:
     Files, not the object store: private tensors are nobody else's, and a file outlives the process that wrote it.
     """
 
-    def __init__(self, root: Path, names: Sequence[str]):
-        self.root, self.names = root, names
+    def __init__(self, root: Path, names: Sequence[str], run: str = ""):
+        """run: whose files these are; those of another run are none of them."""
+        self.root, self.names, self.run = root, names, run
         self._folders: dict[int, str] = {}
 
     def folder(self, client: int) -> Path:
@@ -36,8 +38,15 @@ class PrivateStore:
         return max((r for r in _rounds(self._folder(client)) or () if r < before), default=None)
 
     def read(self, client: int, round: int) -> ClientState:
-        """What was written after `round`."""
-        tensors = at_rest.read(_file(self._folder(client), round))
+        """What was written after `round`. Raises RunError if that is not there any more as it was."""
+        file = _file(self._folder(client), round)
+        try:
+            tensors = at_rest.read(file, self._about(client, round))
+        except (at_rest.DamagedError, OSError) as e:
+            raise RunError(
+                f"private state of client {self.names[client]} after round {round}: {file} is damaged, or not the one that was written "
+                f"there ({e}). Put the file back as it was, or start the run anew."
+            ) from None
         return ClientState(_under(tensors, "weights"), _under(tensors, "memory"))
 
     def save(self, client: int, round: int, state: ClientState) -> None:
@@ -55,7 +64,7 @@ class PrivateStore:
             Path(folder).mkdir(mode=0o700, parents=True, exist_ok=True)
         for old in sorted(r for r in found or () if r < round)[:-1]:
             os.replace(_file(folder, old), temporary)
-        at_rest.write(temporary, tensors)
+        at_rest.write(temporary, tensors, about=self._about(client, round))
         os.replace(temporary, _file(folder, round))
 
     def forget_after(self, round: int) -> dict[int, int]:
@@ -72,6 +81,19 @@ class PrivateStore:
             if kept := [r for r in rounds if r <= round]:
                 found[int(entry.name.partition("-")[0])] = max(kept)
         return found
+
+    def check(self, found: Mapping[int, int], wanted: Mapping[int, int]) -> None:
+        """Raises RunError unless of every client there is the state that there was when the round was committed."""
+        gone = [client for client, round in wanted.items() if found.get(client) != round]
+        if gone:
+            client, more = gone[0], f" (and of {len(gone) - 1:,} more clients)" if len(gone) > 1 else ""
+            raise RunError(
+                f"private state of client {self.names[client]}: expected {_file(self._folder(client), wanted[client])}, got "
+                f"{'an older one' if client in found else 'none'}{more}. Put the files back as they were, or start the run anew."
+            )
+
+    def _about(self, client: int, round: int) -> str:
+        return f"{self.run} {client} {self.names[client]} after {round}"
 
     def _folder(self, client: int) -> str:
         if client not in self._folders:

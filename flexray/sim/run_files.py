@@ -1,0 +1,127 @@
+"""Files of a run folder, read again: what is not there as it was written is refused by its name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from flexray.config import Experiment
+from flexray.errors import ConfigError
+from flexray.raw import read_yaml
+
+PUT_BACK = "put the file back as it was, or start the run anew"
+MENDS = {
+    "summary.json": "delete it, and have it written again by `flexray simulate --resume {}`",
+    "tracking.json": "delete it: then all is told anew",
+}
+"""Files that can be made again, and how."""
+COLUMNS = {
+    "rounds": ("round",),
+    "clients": ("round", "client", "view", "metric", "value"),
+    "evaluations": ("round",),
+    "rows": ("client", "view", "row"),
+    "bytes": ("round", "client", "direction", "role", "bytes"),
+    "inside": ("round", "client", "block"),
+}
+"""What every table has at the least."""
+
+
+def check_whole(run: Path) -> None:
+    """Raises ConfigError where a run has played rounds, and a file that they were committed with is gone."""
+    played = (run / "rounds.parquet").exists() or len(list((run / "rounds").glob("*.parquet"))) > 1
+    server, dealt = run / "server.safetensors", run / "clients.json"
+    if gone := [
+        file for file, wanted in ((server, played), (dealt, played or server.exists())) if wanted and not file.exists()
+    ]:
+        raise _wrong(gone[0], "none")
+
+
+def check_rounds(run: Path, last: int, told: Callable[[str], list[dict[str, Any]]]) -> None:
+    """Raises ConfigError where tables lack rows of rounds up to `last`, or of an evaluation that others tell of.
+
+    told: gives a table by its name.
+    """
+    rounds = told("rounds")
+    seen = {row["round"] for row in rounds}
+    if missing := set(range(last + 1)) - seen:
+        raise _wrong(run / "rounds" / f"{min(missing):06d}.parquet", "none")
+    for row in rounds:
+        file = run / "bytes" / f"{row['round'] + 1:06d}.parquet"
+        if row.get("bytes_up", 0) + row.get("bytes_down", 0) > 0 and row["round"] <= last and not file.exists():
+            raise _wrong(file, "none")
+    both = [{row["round"] for row in told(name) if row["round"] <= last} for name in ("clients", "evaluations")]
+    for name, mine, other in zip(("clients", "evaluations"), both, reversed(both), strict=True):
+        if gone := other - mine:
+            raise _wrong(run / name / f"{min(gone):06d}.parquet", "none")
+
+
+def experiment(run: Path) -> Experiment:
+    """What a run is of. Raises ConfigError that names its config.yaml."""
+    file = run / "config.yaml"
+    values = read_yaml(file)
+    if not values:
+        raise _wrong(file, "an empty file")
+    try:
+        return Experiment(**values)
+    except ConfigError as e:
+        raise ConfigError(*(f"{problem} (in {file})" for problem in e.problems)) from None
+
+
+def read_json(file: Path, needs: Sequence[str] = ()) -> Any:
+    """A file of one JSON object that has these keys, or of a list of such objects."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as e:
+        raise _wrong(file, e.strerror or str(e)) from None
+    except (ValueError, RecursionError) as e:
+        raise _wrong(file, f"no JSON: {e}") from None
+    for one in found if isinstance(found, list) else [found]:
+        if not isinstance(one, dict) or (missing := [key for key in needs if key not in one]):
+            raise _wrong(
+                file, f"something without {missing[0]!r}" if isinstance(one, dict) else f"a {type(one).__name__} in it"
+            )
+    return found
+
+
+def clients(run: Path) -> list[dict[str, Any]]:
+    """Who took part, and with which rows."""
+    found = read_json(run / "clients.json", ("client", "rows_sha256"))
+    if not isinstance(found, list):
+        raise _wrong(run / "clients.json", "no list")
+    return found
+
+
+def summary(run: Path) -> dict[str, Any]:
+    """What a finished run came to."""
+    found = read_json(run / "summary.json")
+    if not isinstance(found, dict) or not found:
+        raise _wrong(run / "summary.json", "nothing of that")
+    return found
+
+
+def read_table(file: Path, columns: list[str] | None = None) -> pa.Table:
+    """A Parquet file of a table of a run, its pages checked."""
+    try:
+        found = pq.read_table(file, columns=columns, page_checksum_verification=True)
+    except (pa.ArrowException, OSError, MemoryError) as e:
+        raise _wrong(file, (str(e).strip() or type(e).__name__).splitlines()[0]) from None
+    name = file.stem if file.stem in COLUMNS else file.parent.name
+    missing = [c for c in columns or COLUMNS.get(name, ()) if c not in found.column_names]
+    if missing:
+        raise _wrong(file, f"a table without {missing[0]!r}")
+    return found
+
+
+def write_table(rows: pa.Table, file: Path) -> None:
+    """With a checksum for each page."""
+    pq.write_table(rows, file, write_page_checksum=True)
+
+
+def _wrong(file: Path, got: str) -> ConfigError:
+    mend = MENDS.get(file.name, PUT_BACK).format(file.parent)
+    return ConfigError(f"run: expected {str(file)!r} as it was written, got {got}; {mend}")
