@@ -84,7 +84,7 @@ def parquet(path: Path) -> Iterator[Row]:
         with arrow_parquet.ParquetFile(path) as file:
             _check_names(file.schema_arrow.names, path.name)
             yield from _numbered(path.name, _as_rows(path.name, file.iter_batches(READ_ROWS)))
-    except (pa.ArrowException, OSError, MemoryError) as e:  # a length that is none asks for any memory
+    except (pa.ArrowException, ValueError, OSError, MemoryError) as e:  # a length that is none asks for any memory
         raise _wrong(path.name, "a Parquet file", _first_line(e), "write the file again") from None
 
 

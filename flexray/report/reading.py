@@ -114,6 +114,8 @@ def _read(path: Path, config: dict[str, Any], label: str, place: int) -> Told:
     files = RunFolder(path)
     tables = [files.table(name) for name in ("rounds", "clients", "evaluations", "inside")]
     survey = sum(n for (_, role), n in files.crossed().items() if role == "survey")
+    if (path / "summary.json").exists():
+        run_files.check_finished(path)
     versions, dealt = run_files.read_json(path / "versions.json"), run_files.clients(path)
     ended = run_files.summary(path) if (path / "summary.json").exists() else None
     rounds, scores, evaluations, inside = tables

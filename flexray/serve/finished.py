@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -37,6 +38,8 @@ class Finished:
     job: Job
     server: Server
     summary: dict[str, Any]
+    rests: Mapping[int, int]
+    """After which round the private state of clients was last written."""
 
     @property
     def experiment(self) -> Experiment:
@@ -78,7 +81,7 @@ class Finished:
     def owned(self, client: int, trainer: SeatTrainer, down: Update) -> ClientState:
         """What a client owns at the end, [1, …]; one that never trained starts anew."""
         files = PrivateStore(self.job.private, [c.name for c in self.job.trainees], self.job.identity)
-        found = files.load(client, self.experiment.rounds)
+        found = files.read(client, self.rests[client]) if client in self.rests else None
         if found is None:
             fresh = self.job.algorithm.start(trainer, down)
             if (fresh.weights or fresh.memory) and self.took_part(client):
@@ -139,7 +142,7 @@ def open_run(path: Path | str, key: str = "run") -> Finished:
         raise expected(
             key, "a finished run", f"one after round {found.round}", f"finish it: `flexray simulate --resume {path}`"
         )
-    return Finished(path, job, found.server, run_files.summary(path))
+    return Finished(path, job, found.server, run_files.summary(path), found.rests)
 
 
 def _experiment(path: Path, key: str) -> Experiment:

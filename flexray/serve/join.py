@@ -49,7 +49,7 @@ def join(path: Path | str, data: Path, name: str | None = None, steps: int | Non
     name = data.stem if name is None else name
     _check(run, data, name, steps, again)
     job, client = _job(run, data, name, steps)
-    run = Finished(run.path, job, run.server, run.summary)
+    run = replace(run, job=job)
     try:
         return _join(run, client, data)
     finally:

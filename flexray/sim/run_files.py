@@ -41,6 +41,13 @@ def check_whole(run: Path) -> None:
         raise _wrong(gone[0], "none")
 
 
+def check_finished(run: Path) -> None:
+    """Raises ConfigError where a finished run lacks one of its tables."""
+    for name in ("rounds", "clients", "evaluations"):
+        if not (run / f"{name}.parquet").exists() and not any((run / name).glob("*.parquet")):
+            raise _wrong(run / f"{name}.parquet", "none")
+
+
 def check_rounds(run: Path, last: int, told: Callable[[str], list[dict[str, Any]]]) -> None:
     """Raises ConfigError where tables lack rows of rounds up to `last`, or of an evaluation that others tell of.
 
@@ -108,7 +115,7 @@ def read_table(file: Path, columns: list[str] | None = None) -> pa.Table:
     """A Parquet file of a table of a run, its pages checked."""
     try:
         found = pq.read_table(file, columns=columns, page_checksum_verification=True)
-    except (pa.ArrowException, OSError, MemoryError) as e:
+    except (pa.ArrowException, ValueError, OSError, MemoryError) as e:
         raise _wrong(file, (str(e).strip() or type(e).__name__).splitlines()[0]) from None
     name = file.stem if file.stem in COLUMNS else file.parent.name
     missing = [c for c in columns or COLUMNS.get(name, ()) if c not in found.column_names]
