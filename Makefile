@@ -8,11 +8,12 @@ FIND := for p in $(or $(PYTHON),python3.11 python3.12 python3.13 python3 python)
 
 PEERS := .peers
 
-.PHONY: help simulate test test-slow lint benchmarks peers clean
+.PHONY: help simulate test test-slow fuzz lint benchmarks peers clean
 
 help:
 	@echo "make simulate    run the embedded default: federated FLEx on a tiny MoE"
 	@echo "make test        the tests      make test-slow   the slow ones too"
+	@echo "make fuzz        thousands of malformed configs, data files, models and run folders"
 	@echo "make lint        ruff, pyright  make benchmarks  speed and memory against peers"
 	@echo "make peers       what benchmarks/overhead.py and throughput.py compare with, in environments of their own: .peers/"
 	@echo "make clean       remove .venv, .peers and caches; runs/ stays"
@@ -25,6 +26,9 @@ test: $(READY)
 
 test-slow: $(READY)
 	@$(BIN)/python -m pytest -n auto --maxprocesses 4 -m "slow or not slow"
+
+fuzz: $(READY)
+	@$(BIN)/python -m pytest -n auto --maxprocesses 4 -m "slow or not slow" tests/fuzz
 
 lint: $(READY)
 	@$(BIN)/ruff check .

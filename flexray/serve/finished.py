@@ -81,13 +81,14 @@ class Finished:
     def owned(self, client: int, trainer: SeatTrainer, down: Update) -> ClientState:
         """What a client owns at the end, [1, …]; one that never trained starts anew."""
         files = PrivateStore(self.job.private, [c.name for c in self.job.trainees], self.job.identity)
-        found = files.read(client, self.rests[client]) if client in self.rests else None
-        if found is None:
-            fresh = self.job.algorithm.start(trainer, down)
-            if (fresh.weights or fresh.memory) and self.took_part(client):
-                who, where = self.job.trainees[client].name, files.folder(client)
-                raise expected("storage.private", f"the private state of {who}", f"none in {where}", "put the folder back")
-            return fresh
+        last = self.rests.get(client)
+        if last is None:
+            return self.job.algorithm.start(trainer, down)
+        if files.newest(client, self.experiment.rounds) != last:
+            who, where = self.job.trainees[client].name, files.folder(client)
+            wanted = f"the private state of client {who} after round {last}"
+            raise expected("storage.private", wanted, f"none in {where}", "put the folder back")
+        found = files.read(client, last)
         return ClientState(
             *({n: t[None].to(self.backbone.device) for n, t in s.items()} for s in (found.weights, found.memory))
         )
