@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from math import ceil
 from pathlib import Path
@@ -23,10 +24,8 @@ def _possible(path: Path | None) -> Path | None:
     """A path that a file system takes, of a user that there is. Raises ValueError for any other."""
     if path is not None and ("\0" in str(path) or len(str(path)) > LONGEST_PATH):
         raise ValueError
-    try:
-        path and path.expanduser()
-    except RuntimeError:
-        raise ValueError from None
+    if path is not None and os.path.expanduser(path).startswith("~"):
+        raise ValueError
     return path
 
 

@@ -117,7 +117,7 @@ def _begin(job: Job, pool: Pool, folder: RunFolder, resume: bool) -> tuple[Serve
     known = files.forget_after(saved.round if saved else -1)
     if saved:
         files.check(known, saved.rests)
-        run_files.check_rounds(folder.path, saved.round, folder.table)
+        run_files.check_rounds(folder.path, saved.round)
         folder.forget_after(saved.round)
         return saved.server, saved.round + 1, known
     clusters = _clusters(job, pool, folder)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,36 +35,40 @@ def check_whole(run: Path) -> None:
     """Raises ConfigError where a run has played rounds, and a file that they were committed with is gone."""
     played = (run / "rounds.parquet").exists() or len(list((run / "rounds").glob("*.parquet"))) > 1
     server, dealt = run / "server.safetensors", run / "clients.json"
-    if gone := [
-        file for file, wanted in ((server, played), (dealt, played or server.exists())) if wanted and not file.exists()
-    ]:
-        raise _wrong(gone[0], "none")
+    for file, wanted in ((server, played), (dealt, played or server.exists())):
+        if wanted and not file.exists():
+            raise _wrong(file, "none")
 
 
 def check_finished(run: Path) -> None:
     """Raises ConfigError where a finished run lacks one of its tables."""
     for name in ("rounds", "clients", "evaluations"):
-        if not (run / f"{name}.parquet").exists() and not any((run / name).glob("*.parquet")):
+        if not _files(run, name):
             raise _wrong(run / f"{name}.parquet", "none")
 
 
-def check_rounds(run: Path, last: int, told: Callable[[str], list[dict[str, Any]]]) -> None:
-    """Raises ConfigError where tables lack rows of rounds up to `last`, or of an evaluation that others tell of.
-
-    told: gives a table by its name.
-    """
-    rounds = told("rounds")
-    seen = {row["round"] for row in rounds}
-    if missing := set(range(last + 1)) - seen:
+def check_rounds(run: Path, last: int) -> None:
+    """Raises ConfigError where tables lack rounds up to `last`, or an evaluation that others tell of."""
+    rounds = [row for file in _files(run, "rounds") for row in read_table(file).to_pylist() if row["round"] <= last]
+    if missing := {*range(last + 1)} - {row["round"] for row in rounds}:
         raise _wrong(run / "rounds" / f"{min(missing):06d}.parquet", "none")
     for row in rounds:
         file = run / "bytes" / f"{row['round'] + 1:06d}.parquet"
-        if row.get("bytes_up", 0) + row.get("bytes_down", 0) > 0 and row["round"] <= last and not file.exists():
+        if row["bytes_up"] + row["bytes_down"] > 0 and not file.exists():
             raise _wrong(file, "none")
-    both = [{row["round"] for row in told(name) if row["round"] <= last} for name in ("clients", "evaluations")]
-    for name, mine, other in zip(("clients", "evaluations"), both, reversed(both), strict=True):
-        if gone := other - mine:
-            raise _wrong(run / name / f"{min(gone):06d}.parquet", "none")
+    scores, times = (_rounds(run, name, last) for name in ("clients", "evaluations"))
+    for name, lost in (("clients", times - scores), ("evaluations", scores - times)):
+        if lost:
+            raise _wrong(run / name / f"{min(lost):06d}.parquet", "none")
+
+
+def _files(run: Path, name: str) -> list[Path]:
+    """A table's pieces, and the whole of before."""
+    return [file for file in (run / f"{name}.parquet", *sorted((run / name).glob("*.parquet"))) if file.exists()]
+
+
+def _rounds(run: Path, name: str, last: int) -> set[int]:
+    return {r for file in _files(run, name) for r in read_table(file)["round"].unique().to_pylist() if r <= last}
 
 
 def experiment(run: Path) -> Experiment:
@@ -88,7 +92,8 @@ def read_json(file: Path, needs: Sequence[str] = ()) -> Any:
     except (ValueError, RecursionError) as e:
         raise _wrong(file, f"no JSON: {e}") from None
     for one in found if isinstance(found, list) else [found]:
-        if not isinstance(one, dict) or (missing := [key for key in needs if key not in one]):
+        missing = [key for key in needs if isinstance(one, dict) and key not in one]
+        if missing or not isinstance(one, dict):
             raise _wrong(
                 file, f"something without {missing[0]!r}" if isinstance(one, dict) else f"a {type(one).__name__} in it"
             )

@@ -117,7 +117,11 @@ def refused_or(do: Callable[[], Any], then: Callable[[Any], None]) -> None:
 def many(default: int) -> Callable[[Any], Any]:
     """The same examples each time."""
     return settings(
-        max_examples=default, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+        max_examples=default,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     )
 
 

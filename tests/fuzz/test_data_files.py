@@ -186,7 +186,13 @@ def damaged(end: str) -> st.SearchStrategy[bytes]:
 def check(tmp_path: Path, end: str, examples: int) -> None:
     file = tmp_path / f"x{end}"
 
-    @settings(max_examples=examples, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+    @settings(
+        max_examples=examples,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    )
     @given(damaged(end), st.sampled_from((Columns(), LABEL)))
     def holds(content: bytes, columns: Columns) -> None:
         file.write_bytes(content)

@@ -205,7 +205,13 @@ def _spoilt(values: dict[str, Any]) -> Iterator[st.SearchStrategy[dict[str, Any]
 def check(folders: tuple[Path, Path], tmp_path: Path, examples: int) -> None:
     good = json.loads((folders[0] / "config.json").read_text())
 
-    @settings(max_examples=examples, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+    @settings(
+        max_examples=examples,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    )
     @given(st.one_of(*_spoilt(good)))
     def holds(values: dict[str, Any]) -> None:
         try:
