@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -21,6 +22,7 @@ from flexray.sim import run_files
 from flexray.sim.job import Job
 from flexray.sim.planning import apart
 from flexray.sim.planning.layout import available
+from flexray.sim.planning.places import possible
 from flexray.sim.planning.plan import Plan, prepare, resolved
 from flexray.sim.planning.settle import Far, Trials
 from flexray.sim.round import InlinePool
@@ -178,8 +180,9 @@ def _events(job: Job, path: Path, resume: bool, there: Mapping[str, float], verb
 
 
 def _check_folder(path: Path, resume: bool) -> None:
-    if path.is_file():
+    if os.path.isfile(path):
         raise ConfigError(f"--out: expected a folder, got the file {str(path)!r}; name another")
+    possible(path, "--out")
     if not resume and path.exists() and any(path.iterdir()):
         raise ConfigError(
             f"--out: expected a new or empty folder, got {str(path)!r}, which is not; name another, or use --resume"

@@ -18,6 +18,7 @@ from flexray.serve import adapter, card
 from flexray.serve.card import Card
 from flexray.serve.finished import Finished
 from flexray.serve.fold import Folded, fold
+from flexray.sim.planning.places import possible
 from flexray.state import State
 
 Kind = Literal["plain", "custom", "adapter"]
@@ -92,8 +93,9 @@ def write(run: Finished, out: Path, told: Card, kind: Kind, save: Callable[[Path
 
 def check_out(out: Path) -> None:
     """Nothing that is there already is written to."""
-    if out.is_file():
+    if os.path.isfile(out):
         raise expected("--out", "a folder", f"the file {out}", "name another")
+    possible(out, "--out")
     if out.exists() and any(out.iterdir()):
         raise expected("--out", "a new or empty folder", str(out), "name another")
 

@@ -18,6 +18,7 @@ from flexray.comparison.overlay import differences
 from flexray.errors import ConfigError, expected
 from flexray.findings import show
 from flexray.sim import run_files
+from flexray.sim.planning.places import possible
 from flexray.sim.run_folder import RunFolder
 from flexray.sweeping.spec import Point, Spec, asked_for
 
@@ -101,6 +102,7 @@ class Records:
 def check_folder(spec: Spec, path: Path, resume: bool) -> None:
     """New, or begun with what is asked for now."""
     if not resume:
+        possible(path, "--out")
         if path.exists() and (path.is_file() or any(path.iterdir())):
             raise expected("--out", "a new or empty folder", str(path), "name another, or go on with --resume")
         return

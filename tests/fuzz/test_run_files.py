@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
 from flexray import api
+from flexray.cli import app
 from flexray.errors import ConfigError, RunError
 from flexray.report import reading
 from flexray.serve import joined
@@ -130,7 +132,8 @@ def test_a_clients_private_state(runs, tried, harm, client):
         finally:
             opened.close()
 
-    assert name in tried(runs[1], lambda copy: harm(private(copy)[client]), served)
+    said = tried(runs[1], lambda copy: harm(private(copy)[client]), served)
+    assert name in said or (harm is gone and f"client client-{client} after round" in said and "put the folder back" in said)
 
 
 def swapped(copy: Path) -> None:
@@ -214,3 +217,23 @@ def test_a_newcomers_files(runs, tried, tmp_path):
         said = tried(tmp_path / "with", lambda c: harm(c / place / "served.safetensors"), lambda c: joined.served(c, "ann"))  # noqa: B023
         assert "join it anew, with --again" in said
     assert "joined.json'" in tried(tmp_path / "with", lambda c: half(c / place / "joined.json"), joined.names)
+
+
+@pytest.mark.parametrize("out", ["file/x", "x" * 400])
+@pytest.mark.parametrize("command", ["export", "merge", "report", "simulate", "plan", "partition"])
+def test_places_where_nothing_can_be_written(runs, tmp_path, monkeypatch, command, out):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    cache = ("--set", f"storage.cache={out}")
+    more = {
+        "export": (str(runs[1]), "--base", "--out", out),
+        "merge": (str(runs[1]), "--clients", "client-0,client-1", "--out", out),
+        "report": (str(runs[1]), "--out", out),
+        "simulate": ("--set", "resources.backend=inline", "--out", out),
+        "plan": ("--no-measure", *cache),
+        "partition": cache,
+    }
+    result = CliRunner().invoke(app, [command, *more[command]])
+    assert result.exit_code == 2, result.stderr
+    assert "expected a folder that can be written to" in result.stderr
+    assert [f.name for f in tmp_path.iterdir()] == ["file"]
