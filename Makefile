@@ -8,11 +8,12 @@ FIND := for p in $(or $(PYTHON),python3.11 python3.12 python3.13 python3 python)
 
 PEERS := .peers
 
-.PHONY: help simulate test test-slow lint docs pictures benchmarks soak peers clean
+.PHONY: help simulate test test-slow fuzz lint docs pictures benchmarks soak peers clean
 
 help:
 	@echo "make simulate    run the embedded default: federated FLEx on a tiny MoE"
 	@echo "make test        the tests      make test-slow   the slow ones too"
+	@echo "make fuzz        thousands of malformed configs, data files, models and run folders"
 	@echo "make lint        ruff, pyright  make benchmarks  speed and memory against peers"
 	@echo "make docs        what of docs/ is made from the code: configuration.md and the JSON schemas"
 	@echo "make pictures    the README's pictures, from a run and a browser"
@@ -28,6 +29,9 @@ test: $(READY)
 
 test-slow: $(READY)
 	@$(BIN)/python -m pytest -n auto --maxprocesses 4 -m "slow or not slow"
+
+fuzz: $(READY)
+	@$(BIN)/python -m pytest -n auto --maxprocesses 4 -m "slow or not slow" tests/fuzz
 
 lint: $(READY)
 	@$(BIN)/ruff check .

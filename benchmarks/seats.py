@@ -60,7 +60,7 @@ class Case:
 
     def own(self) -> list[State]:
         """Every client's private weights after the first round."""
-        store = PrivateStore(self.job.private, [c.name for c in self.job.trainees])
+        store = PrivateStore(self.job.private, [c.name for c in self.job.trainees], self.job.identity)
         return [store.read(k, 0).weights for k in range(len(self.job.clients))]
 
 

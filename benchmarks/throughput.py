@@ -79,7 +79,7 @@ def first_round(x: Experiment, folder: Path) -> tuple[Job, list[State], State, l
     """flexray's own first round: the job, every client's start, the shared state after it, and every client's own."""
     flexray.simulate(x, folder)
     job, _ = prepare(x, {"CPU": ACTORS, "GPU": 0}, folder.absolute() / "private")
-    store = PrivateStore(job.private, [client.name for client in job.clients])
+    store = PrivateStore(job.private, [client.name for client in job.clients], job.identity)
     saved = RunFolder(folder).load_server()
     assert saved is not None
     shared = start_of(x.algorithm, backbone.skeleton(x.model), x.seed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 import platform
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -16,13 +16,14 @@ from typing import Any, Literal
 import yaml
 
 from flexray import folder
-from flexray.config import Experiment, read_yaml
+from flexray.config import Experiment
 from flexray.errors import ConfigError, RunError, did_you_mean, expected
-from flexray.sim import checkpoint
+from flexray.sim import checkpoint, run_files
 from flexray.sim.events import Event, Finished
 from flexray.sim.job import Job
 from flexray.sim.planning import apart
 from flexray.sim.planning.layout import available
+from flexray.sim.planning.places import possible
 from flexray.sim.planning.plan import Plan, prepare, resolved
 from flexray.sim.planning.settle import Far, Trials
 from flexray.sim.pool import InlinePool
@@ -113,7 +114,7 @@ def simulate(
 def resume(path: Path | str, watch: Watch | None = None, verbose: bool = False) -> Run:
     """Go on with a run that stopped, from its last finished round or from its checkpoints, to the same result as without the stop."""
     path = opened(path)
-    return simulate(Experiment(**read_yaml(path / "config.yaml")), path, resume=True, watch=watch, verbose=verbose)
+    return simulate(run_files.experiment(path), path, resume=True, watch=watch, verbose=verbose)
 
 
 def opened(path: Path | str, out: Path | None = None) -> Path:
@@ -141,7 +142,7 @@ def load_run(path: Path | str) -> Run:
         raise ConfigError(
             f"run: expected the folder of a finished run, got {str(path)!r} without summary.json; resume it first"
         )
-    return Run(Path(path), json.loads(file.read_text()))
+    return Run(Path(path), run_files.summary(file.parent))
 
 
 def make_plan(experiment: Experiment, far: Far = "choices") -> Plan:
@@ -206,8 +207,9 @@ def _events(job: Job, path: Path, resume: bool, there: Mapping[str, float], verb
 
 
 def _check_folder(path: Path, resume: bool) -> None:
-    if path.is_file():
+    if os.path.isfile(path):
         raise ConfigError(f"--out: expected a folder, got the file {str(path)!r}; name another")
+    possible(path, "--out")
     if not resume and path.exists() and any(path.iterdir()):
         raise ConfigError(
             f"--out: expected a new or empty folder, got {str(path)!r}, which is not; name another, or use --resume"
@@ -216,8 +218,9 @@ def _check_folder(path: Path, resume: bool) -> None:
 
 def _open_folder(path: Path, job: Job, plan: Plan) -> None:
     """The files that are there from the start. Raises ConfigError where a resumed run would get other rows than it began with."""
+    run_files.check_whole(path)
     known, digests = path / "clients.json", [c.digest() for c in plan.clients]
-    if known.exists() and digests != [c["rows_sha256"] for c in json.loads(known.read_text())]:
+    if known.exists() and digests != [c["rows_sha256"] for c in run_files.clients(path)]:
         raise ConfigError(
             "data: expected the rows that the run was begun with, got others; put the data and the partition's file back, "
             "or use a new --out"

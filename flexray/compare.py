@@ -6,7 +6,6 @@ tables. A run is finished when its summary.json is there, so whatever stopped a 
 
 from __future__ import annotations
 
-import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import chdir
@@ -26,6 +25,7 @@ from flexray.config import Experiment
 from flexray.errors import ConfigError, RunError, expected
 from flexray.report import papers
 from flexray.report.messages import keep_traceback
+from flexray.sim import run_files
 from flexray.sim.events import RoundDone
 from flexray.sim.planning.plan import Plan
 from flexray.sim.run_folder import RunFolder
@@ -186,6 +186,6 @@ def _told(ended: Iterable[tuple[Cell, str | None]], path: Path, say: Watch) -> d
             why = f"it has left nothing in {file.parent}: expected a folder that all nodes share"
         if why is not None:
             failures[cell.name] = why
-        means = {} if why else json.loads(file.read_text())["mean"]
+        means = {} if why else run_files.summary(file.parent)["mean"]
         say(Done(cell, means, why))
     return failures

@@ -3,16 +3,19 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+LONGEST = 1000
+"""Characters of one problem; what is longer loses its middle."""
+
 
 class ConfigError(Exception):
     """Wrong input, found before anything was written; the command line exits with code 2.
 
-    Each problem reads `<dotted key>: expected …, got …; <how to mend it>`.
+    Each problem reads `<dotted key>: expected …, got …; <how to mend it>`, on one line whatever is quoted in it.
     """
 
     def __init__(self, *problems: str):
-        super().__init__("\n".join(problems))
-        self.problems = problems
+        self.problems = tuple(map(_one_line, problems))
+        super().__init__("\n".join(self.problems))
 
     def __reduce__(self):  # crosses process borders whole: exceptions are re-made from their arguments
         return type(self), self.problems
@@ -20,6 +23,13 @@ class ConfigError(Exception):
 
 class RunError(Exception):
     """A run has failed; the command line exits with code 1. Says what, who, which round, and how to go on."""
+
+
+def _one_line(problem: str) -> str:
+    """Without what would break the line or hide in it."""
+    if len(problem) > LONGEST:
+        problem = f"{problem[: LONGEST // 2]} … {problem[-LONGEST // 2 :]}"
+    return problem if problem.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in problem)
 
 
 def expected(key: str, wanted: str, got: object, mend: str) -> ConfigError:

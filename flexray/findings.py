@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from datetime import date
 from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -40,7 +41,8 @@ def _scalar(value: Any, key: Key, path: str, found: dict[str, str]) -> Any:
     kinds = key.choices
     number = _as_number(value) if str not in kinds and not _in_literal(value, kinds) else None
     if (
-        (isinstance(value, bool) and bool not in kinds and (int in kinds or float in kinds))
+        isinstance(value, (bytes, date))
+        or (isinstance(value, bool) and bool not in kinds and (int in kinds or float in kinds))
         or (number is not None and not math.isfinite(number))
         or (isinstance(value, str) and not value.strip() and (str in kinds or Path in kinds))
     ):
@@ -95,7 +97,7 @@ def _is_type(part: Any, key: Key | None) -> bool:
 def unknown(path: str, schema: Schema) -> str:
     """The line for a key that there is none of: the nearest ones, wherever they are, else those of the section."""
     parent, _, name = path.rpartition(".")
-    others = schema.elsewhere()
+    others = schema.elsewhere
     own = tuple(schema.dotted())  # of equals a key that is there comes before one that another method would have
     scores = {
         key: _likeness(name, key) + 0.05 * (key.rpartition(".")[0] == parent) + 0.01 * (key in own) for key in (*own, *others)
@@ -108,7 +110,7 @@ def unknown(path: str, schema: Schema) -> str:
         mend = f"did you mean {either(repr(key) + _of(others.get(key)) for key in near[:3])}?"
     else:
         mend = f"choose one of: {', '.join(name for name in schema.keys(parent) if name not in HIDDEN)}"
-    return f"{path}: expected a known key, got an unknown one; {mend}"
+    return f"{path or repr(path)}: expected a known key, got an unknown one; {mend}"
 
 
 def _of(names: list[str] | None) -> str:

@@ -40,17 +40,18 @@ class Entry:
 
 def listing(kind: str) -> dict[str, str]:
     """Every name in a folder with its one line: the first line of the file's docstring. Imports nothing."""
-    files = sorted((PACKAGE / kind).glob("*.py"))
-    return {
-        f.stem: (ast.get_docstring(ast.parse(f.read_text())) or "").split("\n")[0] for f in files if not f.stem.startswith("_")
-    }
+    return {f.stem: (ast.get_docstring(ast.parse(f.read_text())) or "").split("\n")[0] for f in _files(kind)}
+
+
+def _files(kind: str) -> list[Path]:
+    return sorted(f for f in (PACKAGE / kind).glob("*.py") if not f.stem.startswith("_"))
 
 
 def read_source(name: str, key: str) -> str:
     """The text of a file of the user's own; `key` is the config key to blame."""
     try:
         return Path(name).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as e:
+    except (OSError, ValueError) as e:
         raise ConfigError(
             f"{key}: expected a readable file, got {name!r} ({getattr(e, 'strerror', None) or e}); check the path"
         ) from None
@@ -82,7 +83,7 @@ def load(kind: str, name: str, key: str, plugins: Mapping[str, str] | None = Non
 
 
 def _own_module(kind: str, name: str, key: str) -> types.ModuleType:
-    known = listing(kind)
+    known = [f.stem for f in _files(kind)]
     if name not in known:
         raise ConfigError(f"{key}: expected a known name or a path ending in .py, got {name!r}; {did_you_mean(name, known)}")
     return import_module(f"flexray.{kind.replace('/', '.')}.{name}")

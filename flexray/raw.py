@@ -12,6 +12,14 @@ from flexray.errors import ConfigError, did_you_mean
 
 NAMED = ("algorithm", "data.partition")
 """Sections that may be written as their name alone."""
+MOST = 100_000
+"""Values of a file, each counted wherever an alias puts it."""
+DEEPEST = 50
+"""Sections and lists within each other."""
+
+
+class _Unfit(Exception):
+    """YAML, but nothing to read a config from: why."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -45,7 +53,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         values = _parse(path.read_text(encoding="utf-8"))
     except OSError as e:
         raise ConfigError(f"config: expected a readable file, got {str(path)!r} ({e.strerror}); {_near(path)}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
+    except (yaml.YAMLError, UnicodeDecodeError, _Unfit) as e:
         raise ConfigError(f"config: expected YAML, got something else in {str(path)!r}: {_reason(e)}; mend the file") from None
     if values is not None and not isinstance(values, dict):
         raise ConfigError(f"config: expected keys and values in {str(path)!r}, got {type(values).__name__}; write `rounds: 10`")
@@ -55,15 +63,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def override(values: dict[str, Any], text: str) -> None:
     """Lay one `dotted.key=value` over the values, in place."""
     dotted, equals, value = text.partition("=")
-    if not equals or not dotted:
+    if not equals or not all(dotted.strip().split(".")) or not dotted.isprintable():
         raise ConfigError(f"--set: expected dotted.key=value, got {text!r}; write for example --set train.lr=0.001")
     *parents, last = dotted.strip().split(".")
     for i in range(len(parents)):
         values = _below(values, parents[: i + 1], dotted)
     try:
         values[last] = _parse(value)
-    except yaml.YAMLError:
-        raise ConfigError(f"{dotted}: expected a YAML value, got {value!r}; quote it") from None
+    except (yaml.YAMLError, _Unfit) as e:
+        raise ConfigError(f"{dotted}: expected a YAML value, got {value!r} ({_reason(e)}); quote it") from None
 
 
 def _below(values: dict[str, Any], path: list[str], dotted: str) -> dict[str, Any]:
@@ -79,13 +87,38 @@ def _below(values: dict[str, Any], path: list[str], dotted: str) -> dict[str, An
 
 
 def _parse(text: str) -> Any:
-    return yaml.load(text, _Loader)
+    try:
+        values = yaml.load(text, _Loader)
+        _size(values, {}, 0)
+    except RecursionError:
+        raise _Unfit("too deep") from None
+    except (ValueError, ArithmeticError, LookupError, TypeError, AttributeError) as e:  # as of a date that is none
+        raise _Unfit(str(e)) from None
+    return values
 
 
-def _reason(error: yaml.YAMLError | UnicodeDecodeError) -> str:
+def _size(value: Any, known: dict[int, int], depth: int) -> int:
+    """How many values there are in all. known: of lists and sections, by identity; 0 where it is being counted."""
+    if not isinstance(value, (dict, list, tuple, set)):
+        str(value).encode()  # half a surrogate pair is no text
+        return 1
+    if known.get(id(value)) == 0:
+        raise _Unfit("an alias that stands within what it names")
+    if depth > DEEPEST:
+        raise _Unfit(f"more than {DEEPEST} sections and lists within each other")
+    if id(value) not in known:
+        known[id(value)] = 0
+        inner = (*value, *value.values()) if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_size(v, known, depth + 1) for v in inner)
+    if known[id(value)] > MOST:
+        raise _Unfit(f"aliases that stand for more than {MOST:,} values")
+    return known[id(value)]
+
+
+def _reason(error: Exception) -> str:
     """What is wrong with a file, and where: lines count from 1."""
     mark = getattr(error, "problem_mark", None)
-    return f"{getattr(error, 'problem', error)} in line {mark.line + 1}" if mark else str(error)
+    return f"{getattr(error, 'problem', error)} in line {mark.line + 1}" if mark else str(error).replace("\n  ", " ")
 
 
 def _near(path: Path) -> str:

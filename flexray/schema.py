@@ -8,6 +8,7 @@ from __future__ import annotations
 import types
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from functools import cache, cached_property
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from flexray import folder
@@ -71,6 +72,7 @@ class Schema:
                 yield (below := f"{path}.{name}".lstrip("."))
                 yield from self.dotted(below)
 
+    @cached_property
     def elsewhere(self) -> dict[str, list[str]]:
         """Keys that another name would bring, with the names that do."""
         found: dict[str, list[str]] = {}
@@ -85,12 +87,17 @@ class Schema:
 
 def keys_of(section: Any) -> dict[str, Key]:
     """The keys of a section's class; none for anything else."""
+    return _keys_of(section) if isinstance(section, type) else {}
+
+
+@cache
+def _keys_of(section: Any) -> dict[str, Key]:
     if hasattr(section, "model_fields"):
         return {
             name: Key(f.annotation, tuple(f.metadata), ABSENT if f.is_required() else f.get_default(call_default_factory=True))
             for name, f in section.model_fields.items()
         }
-    if not (isinstance(section, type) and is_dataclass(section)):
+    if not is_dataclass(section):
         return {}
     hints = get_type_hints(section, include_extras=True)
     return {f.name: _key(hints[f.name], f.default, f.default_factory) for f in fields(section)}

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from math import ceil
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+LONGEST_PATH = 4000
+"""Bytes that file systems take, nearly."""
 
 
 class Section(BaseModel):
     """A group of keys: frozen, and closed to unknown ones."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
+
+
+def _possible(path: Path | None) -> Path | None:
+    """A path that a file system takes, of a user that there is. Raises ValueError for any other."""
+    if path is not None and ("\0" in str(path) or len(str(path)) > LONGEST_PATH):
+        raise ValueError
+    if path is not None and os.path.expanduser(path).startswith("~"):
+        raise ValueError
+    return path
 
 
 class Train(Section):
@@ -94,6 +107,11 @@ class Evaluation(Section):
     inside_rows: int = Field(default=8, ge=0)
     """Valid rows of each client by which to look inside its blocks, always the same ones; 0: none."""
 
+    @field_validator("probe")
+    @classmethod
+    def _possible(cls, value: Any) -> Any:
+        return _possible(value)
+
 
 class Resources(Section):
     """What a client actor may use, and where it runs."""
@@ -128,6 +146,11 @@ class Storage(Section):
     run needs to go on is kept."""
     checkpoint_every: int = Field(default=1, gt=0)
     """Rounds between these copies, which are made while the next rounds are played."""
+
+    @field_validator("*")
+    @classmethod
+    def _possible(cls, value: Any) -> Any:
+        return _possible(value)
 
 
 class Faults(Section):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import Any
 from flexray import folder
 from flexray.config import Experiment
 from flexray.errors import expected
+from flexray.sim import run_files
 from flexray.sim.events import Evaluated, Event, Finished, RoundDone, Started
 from flexray.sim.round import RoundReport
 from flexray.sim.run_folder import RunFolder
@@ -74,7 +74,10 @@ class Tracking:
     def _start(self, round: int) -> None:
         file = self.path / FILE
         if round and file.exists():
-            self.told = {name: Told(**told) for name, told in json.loads(file.read_text()).items()}
+            told = run_files.read_json(file)
+            self.told = {
+                name: Told(**how) for name, how in told.items() if isinstance(how, dict) and how.keys() <= vars(Told()).keys()
+            }
         for tracker in list(self.trackers):
             told = self.told.setdefault(tracker.name, Told())
             self._guarded(

@@ -44,7 +44,15 @@ ROOMS = {
     "tokenizers": ("models/",),
     "huggingface_hub": ("models/", "data/"),
     "datasets": ("data/",),
-    "pyarrow": ("data/", "sim/run_folder.py", "sim/tables.py", "sim/place.py", "sim/columns.py", "sweeping/results.py"),
+    "pyarrow": (
+        "data/",
+        "sim/run_files.py",
+        "sim/run_folder.py",
+        "sim/tables.py",
+        "sim/place.py",
+        "sim/columns.py",
+        "sweeping/results.py",
+    ),
     "pydantic": (
         "config.py",
         "sections.py",

@@ -103,7 +103,7 @@ def straight(small, file, tmp_path_factory):
 
 def test_it_runs_and_what_it_declares_is_what_crosses(straight, small, file, tmp_path):
     """Two clusters with states of their own; bytes by role, what was told before the first round among them."""
-    server, last = RunFolder(straight.path).load_server() or pytest.fail("no server")
+    server, last, _ = RunFolder(straight.path).load_server() or pytest.fail("no server")
     assert last == 2
     assert sorted(set(server.clusters)) == [0, 1]
     assert sum(float(state.kept["rounds"]) for state in server.states if "rounds" in state.kept) >= 3

@@ -55,7 +55,7 @@ def test_an_override_goes_into_an_empty_section_and_leaves_the_rest(read):
         ("nonsense", "--set: expected dotted.key=value, got 'nonsense'; write for example --set train.lr=0.001"),
         ("=3", "--set: expected dotted.key=value, got '=3'; write for example --set train.lr=0.001"),
         ("a.b=1", "a.b: expected a section at 'a', got 5; drop one of the two"),
-        ("c=[1", "c: expected a YAML value, got '[1'; quote it"),
+        ("c=[1", "c: expected a YAML value, got '[1' (expected ',' or ']', but got '<stream end>' in line 1); quote it"),
     ],
 )
 def test_wrong_overrides(text, message):

@@ -13,6 +13,7 @@ from flexray.config import Experiment
 from flexray.errors import ConfigError, expected
 from flexray.findings import show
 from flexray.raw import read_yaml
+from flexray.sim.planning.places import possible
 from flexray.sim.planning.plan import Plan
 
 SETTLED_ANEW = ("placement", "seats", "resources", "storage.cache", "tracking")
@@ -27,6 +28,7 @@ def run_of(path: Path, cell: Cell) -> Path:
 def check_folder(spec: Spec, path: Path, resume: bool) -> None:
     """New, or begun with what is asked for now."""
     if not resume:
+        possible(path, "--out")
         if path.exists() and (path.is_file() or any(path.iterdir())):
             raise expected("--out", "a new or empty folder", str(path), "name another, or go on with --resume")
         return

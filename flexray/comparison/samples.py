@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 
 from flexray.comparison.spec import Cell
 from flexray.errors import RunError
+from flexray.sim import run_files
 from flexray.sim.run_folder import RunFolder, Table
 from flexray.statistics import Held
 
@@ -47,7 +47,7 @@ def finished(cell: Cell, path: Path, view: str) -> Finished | None:
     """A run's results, or None where it has not ended yet."""
     if not (path / "summary.json").exists():
         return None
-    run, summary = RunFolder(path), json.loads((path / "summary.json").read_text())
+    run, summary = RunFolder(path), run_files.summary(path)
     return Finished(cell, summary, run.table("rounds"), _columns(run.table("rows"), view, path))
 
 

@@ -97,8 +97,9 @@ def _all_rows(source: Source) -> Iterator[tuple[Piece, dict[str, Any]]]:
 
 
 def _text(value: Any) -> str | None:
-    """Plain values become text; half a surrogate pair, which no encoding has, becomes the replacement character."""
-    if value is None or not isinstance(value, SCALARS):
+    """Plain values become text, a number that is none nothing; half a surrogate pair, which no encoding has, becomes the
+    replacement character."""
+    if value is None or value != value or not isinstance(value, SCALARS):
         return None
     text = value if isinstance(value, str) else str(value)
     return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -47,7 +48,15 @@ class Source:
 
 def find(data: Data, seed: int, clients: int | None) -> Source:
     """What `data.path` means. Reads the files' bytes, but no row yet."""
-    path = Path(data.path).expanduser()
+    try:
+        return _find(data, seed, clients)
+    except OSError as e:  # a name too long, a folder that is closed to us
+        got = f"{data.path!r} ({e.strerror or e})"
+        raise ConfigError(f"data.path: expected a file or folder, got {got}; check the path and its permissions") from None
+
+
+def _find(data: Data, seed: int, clients: int | None) -> Source:
+    path = Path(os.path.expanduser(data.path))
     local = data.path == "builtin" or path.exists()
     if local and data.subset is not None:
         raise ConfigError(f"data.subset: expected none with {data.path!r}, got {data.subset!r}; it is for data sets of the hub")
@@ -58,6 +67,9 @@ def find(data: Data, seed: int, clients: int | None) -> Source:
     if path.is_dir():
         saved = (path / "dataset_dict.json").exists() or (path / "state.json").exists()
         return _saved(path) if saved else _folder(path)
+    if path.exists() or path.is_symlink():
+        what = "something else" if path.exists() else "a link that leads nowhere"
+        raise ConfigError(f"data.path: expected a file or folder, got {what} at {str(path)!r}; check the path")
     if _looks_like_path(data.path):
         raise _missing(path)
     return _hub(data.path, data.subset)

@@ -6,9 +6,10 @@ Whatever is wrong with it is said here as a problem of `model.path`, whoever not
 from __future__ import annotations
 
 import json
+import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from logging import CRITICAL
 from pathlib import Path
@@ -24,13 +25,14 @@ if TYPE_CHECKING:
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+WHOLE = ("BOOL", "U8", "I8", "I16", "U16", "I32", "U32", "I64", "U64")
 DEQUANTIZABLE = {"mxfp4": "Mxfp4Config", "fp8": "FineGrainedFP8Config"}
 """Quantised formats that are unpacked into the compute dtype on conversion, and transformers' options for them."""
 
 
 def locate(model: Model, *, weights: bool = True) -> Path:
     """The checkpoint's folder; a hub id is downloaded (its config alone without `weights`)."""
-    hub = model.path != "tiny" and not Path(model.path).exists() and HUB_ID.fullmatch(model.path)
+    hub = model.path != "tiny" and not os.path.exists(model.path) and HUB_ID.fullmatch(model.path)
     if model.revision and not hub:
         mend = "leave it out: only a hub id has revisions"
         raise expected("model.revision", f"none for model.path {model.path!r}", model.revision, mend)
@@ -41,7 +43,7 @@ def locate(model: Model, *, weights: bool = True) -> Path:
 
         return folder()
     path = Path(model.path)
-    if not path.exists():
+    if not os.path.exists(path):
         raise expected("model.path", "tiny, an existing folder, or a hub id (owner/name)", model.path, "check the path")
     if not (path / "config.json").is_file():
         mend = "give the folder that `save_pretrained` wrote"
@@ -54,6 +56,7 @@ def read_config(model: Model, folder: Path) -> PreTrainedConfig:
     from transformers import AutoConfig
 
     raw = _json(folder / "config.json", model)
+    _check_kernels(raw, model)
     if "auto_map" in raw and not model.trust_remote_code and not _known(raw.get("model_type")):
         mend = "set it to true if you trust the code in that folder, which will then run on your machine"
         raise expected("model.trust_remote_code", f"true for {model.path!r}, which brings its own code", False, mend)
@@ -89,7 +92,7 @@ def build(config: PreTrainedConfig, folder: Path, trusted: bool, dtype: str) -> 
 def weight_files(model: Model, folder: Path) -> list[Path]:
     """The safetensors files of a checkpoint, all of them present."""
     if (folder / INDEX).is_file():
-        shards = sorted(set(_json(folder / INDEX, model).get("weight_map", {}).values()))
+        shards = sorted(_index(folder, model))
         if missing := [s for s in shards if not (folder / s).is_file()]:
             raise expected(
                 "model.path", f"all {len(shards)} weight files", f"no {', '.join(missing[:3])}", "complete the folder"
@@ -101,13 +104,62 @@ def weight_files(model: Model, folder: Path) -> list[Path]:
     raise expected("model.path", "weights in safetensors files", f"none in {model.path}", mend)
 
 
+def check_weights(model: Model, folder: Path, quantised: bool) -> None:
+    """Refuses an index that names what its files lack, and whole numbers for weights. Reads headers only."""
+    from safetensors import safe_open
+
+    index = _index(folder, model) if (folder / INDEX).is_file() else {}
+    for file in weight_files(model, folder):
+        with blaming(model, "weights that can be read"), safe_open(file, "pt") as weights:
+            there = set(weights.keys())
+            whole = [n for n in sorted(there) if _is_whole(weights.get_slice(n))]
+        if missing := sorted(index.get(file.name, set()) - there):
+            mend = "download or save the model again"
+            raise expected("model.path", f"{file.name} with all that {INDEX} says", f"it without {missing[0]!r}", mend)
+        if whole and not quantised:
+            raise expected(
+                "model.path",
+                "weights of real numbers",
+                f"{whole[0]!r} of whole ones in {file.name}",
+                "choose the original checkpoint",
+            )
+
+
+def _is_whole(weight: Any) -> bool:
+    return len(weight.get_shape()) > 1 and weight.get_dtype() in WHOLE
+
+
+def _index(folder: Path, model: Model) -> dict[str, set[str]]:
+    """Files of weights beside the index, with the names of what is in them."""
+    places = _json(folder / INDEX, model).get("weight_map")
+    fine = isinstance(places, dict) and all(
+        isinstance(f, str) and f == Path(f).name and f.endswith(".safetensors") for f in places.values()
+    )
+    if not fine or not places:
+        raise expected("model.path", f"names of safetensors files in {INDEX}", model.path, "download or save the model again")
+    return {file: {name for name, place in places.items() if place == file} for file in set(places.values())}
+
+
+def _check_kernels(raw: Mapping[str, Any], model: Model) -> None:
+    """Refuses a config that names code of the hub for its attention or experts: transformers would fetch and run it."""
+    for key, value in raw.items():
+        if isinstance(value, dict):
+            _check_kernels(value, model)
+        elif key.endswith("_implementation") and "/" in str(value):
+            raise expected(
+                "model.path", "a config.json that brings no code of the hub", f"{key}: {value}", "take that key out of it"
+            )
+
+
 def read_model(model: Model, folder: Path, config: PreTrainedConfig) -> nn.Module:
     """The whole model in memory, in the compute dtype. A weight that the checkpoint lacks is an error."""
     import torch
 
     kind = model_class(config, folder, model.trust_remote_code)
     options: dict[str, Any] = {"dtype": getattr(torch, model.dtype), "use_safetensors": True, "local_files_only": True}
-    if quantised := _dequantize(model, config):
+    quantised = _dequantize(model, config)
+    check_weights(model, folder, bool(quantised))
+    if quantised:
         options["quantization_config"] = quantised
     with quiet(), blaming(model, "weights that can be read"):
         loaded, info = kind.from_pretrained(folder, output_loading_info=True, **options)
@@ -115,6 +167,10 @@ def read_model(model: Model, folder: Path, config: PreTrainedConfig) -> nn.Modul
         shown = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
         mend = "check that config.json and the weights belong together"
         raise expected("model.path", "weights for every parameter", f"{len(missing)} missing: {shown}", mend)
+    if odd := next((name for name, p in loaded.named_parameters() if not torch.isfinite(p).all()), None):
+        raise expected(
+            "model.path", "weights that are numbers", f"some in {odd!r} that are not", "download or save the model again"
+        )
     return loaded.eval().requires_grad_(False)
 
 
@@ -126,7 +182,7 @@ def _dequantize(model: Model, config: PreTrainedConfig) -> Any:
     if not raw:
         return None
     method = raw.get("quant_method") if isinstance(raw, dict) else getattr(raw, "quant_method", None)
-    if method not in DEQUANTIZABLE:
+    if not isinstance(method, str) or method not in DEQUANTIZABLE:
         known = " or ".join(DEQUANTIZABLE)
         raise expected("model.path", f"weights that are not quantised (or {known})", method, "choose the original checkpoint")
     return getattr(transformers, DEQUANTIZABLE[method])(dequantize=True)
@@ -140,8 +196,11 @@ def _known(model_type: str | None) -> bool:
 
 def _json(path: Path, model: Model) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as e:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError(f"{type(found).__name__} in place of keys and values")
+        return found
+    except (OSError, ValueError, RecursionError) as e:
         raise expected("model.path", f"a readable {path.name}", f"{model.path} ({e})", "download or save it again") from None
 
 

@@ -15,6 +15,8 @@ PREAMBLES = (
 )
 HEADINGS = ("\n\n### Instruction:\n", "\n\n### Input:\n", "\n\n### Response:")
 PIECES = r"\p{L}+| ?\p{L}+| ?\p{N}|[^\S\r\n]?[^\s\p{L}\p{N}]+|\s*[\r\n]+|\s+(?!\S)|\s+"  # words, single digits, marks, blanks
+VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", ".model", ".tiktoken", "tekken.json")
+"""Ends of the names of files with one of which every tokenizer comes; without, transformers makes an empty one."""
 PLAIN = ("PreTrainedTokenizerFast", "TokenizersBackend")
 CHAT = (
     "{% for m in messages %}{{ '<|' + ('model' if m['role'] == 'assistant' else 'user') + '|>' + m['content'] }}"
@@ -86,6 +88,9 @@ def build(texts: Iterable[str], vocabulary: int):
 
 
 def _load(path: str, revision: str | None, trust_remote_code: bool, key: str):
+    if Path(path).is_dir() and not any(f.name.endswith(VOCABULARIES) for f in Path(path).iterdir()):
+        mend = "check the path or add its tokenizer.json, which `save_pretrained` writes"
+        raise expected(key, "a model with a tokenizer", path, mend)
     try:
         if _is_plain(Path(path)):
             from transformers import PreTrainedTokenizerFast

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from math import ceil
 from pathlib import Path
 from traceback import format_exception
 from typing import Any
@@ -11,6 +13,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+ROWS = 22
+"""Of a screen that are left for what is wrong."""
 
 
 def as_json(value: Any) -> str:
@@ -30,12 +35,16 @@ def listing(kinds: Mapping[str, Mapping[str, str]], console: Console) -> None:
         console.print(table, highlight=False)
 
 
-def wrong(problems: Iterable[str], console: Console) -> None:
-    """Wrong input, a problem a line, its key in bold."""
+def wrong(problems: Sequence[str], console: Console) -> None:
+    """Wrong input, a problem a line, its key in bold; of many the first ones, so that all is on one screen."""
     console.print(Text("Wrong input:", style="bold red"))
-    for problem in problems:
+    rows = list(accumulate(ceil((2 + len(problem)) / console.width) for problem in problems))
+    shown = max(1, sum(n <= ROWS for n in rows))
+    for problem in problems[:shown]:
         key, colon, rest = problem.partition(":")
         console.print(Text.assemble("  ", (key, "bold"), colon, rest), soft_wrap=True)
+    if len(problems) > shown:
+        console.print(f"  and {len(problems) - shown:,} more", highlight=False)
 
 
 def failed(what: str, console: Console) -> None:

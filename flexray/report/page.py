@@ -15,6 +15,7 @@ from flexray.report import drawing, svg
 from flexray.report.plot import Numbers, Panel, Plot
 from flexray.report.reading import Told, mean, method, read
 from flexray.report.units import duration, many, size
+from flexray.sim.planning.places import possible
 
 PAGE = "index.html"
 FIGURES = 12
@@ -47,6 +48,7 @@ class Section:
 def write(paths: Sequence[Path], out: Path, refresh: int | None = None) -> tuple[Path, list[Told]]:
     """The page's file and the runs. refresh: while a run is unfinished the browser loads the page again after so many seconds."""
     runs = read(paths)
+    possible(out, "--out")
     out.mkdir(parents=True, exist_ok=True)
     with drawing.style():
         sections = [section for plot in plots() if (section := _section(plot, runs, out)).figures]

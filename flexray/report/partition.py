@@ -19,6 +19,7 @@ from flexray.data.skew import measure
 from flexray.errors import ConfigError
 from flexray.models import checkpoint
 from flexray.models.tokenizer import Tokenizer
+from flexray.sim.planning.places import possible
 
 SPLITS = ("train", "valid", "test")
 COLOURS = 12
@@ -33,7 +34,7 @@ NAMED = 60
 def deal(x: Experiment) -> Prepared:
     """The rows dealt to clients, without a look at the model's weights. Its tokenizer decides which rows are usable."""
     encoder = Tokenizer(checkpoint.locate(x.model), x.model.revision, x.model.trust_remote_code)
-    return prepare(x.data, x.clients, x.seed, encoder, x.storage.cache.expanduser())
+    return prepare(x.data, x.clients, x.seed, encoder, possible(x.storage.cache.expanduser(), "storage.cache"))
 
 
 def check_picture(out: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 from flexray.errors import expected
 from flexray.metric import Number
 from flexray.raw import read_yaml
+from flexray.sim import run_files
 from flexray.sim.run_folder import RunFolder, Table
 
 KNOWN = {
@@ -114,9 +114,10 @@ def _read(path: Path, config: dict[str, Any], label: str, place: int) -> Told:
     files = RunFolder(path)
     tables = [files.table(name) for name in ("rounds", "clients", "evaluations", "inside")]
     survey = sum(n for (_, role), n in files.crossed().items() if role == "survey")
-    versions, dealt = (json.loads((path / name).read_text()) for name in ("versions.json", "clients.json"))
-    summary = path / "summary.json"
-    ended = json.loads(summary.read_text()) if summary.exists() else None
+    if (path / "summary.json").exists():
+        run_files.check_finished(path)
+    versions, dealt = run_files.read_json(path / "versions.json"), run_files.clients(path)
+    ended = run_files.summary(path) if (path / "summary.json").exists() else None
     rounds, scores, evaluations, inside = tables
     return Told(label, place, path, config, versions, dealt, rounds, scores, evaluations, inside, survey, ended)
 

@@ -18,6 +18,7 @@ from flexray.serve import adapter, card
 from flexray.serve.card import Card
 from flexray.serve.finished import Finished
 from flexray.serve.fold import Folded, fold
+from flexray.sim.planning.places import possible
 from flexray.state import State
 
 Kind = Literal["plain", "custom", "adapter"]
@@ -94,6 +95,7 @@ def write(run: Finished, out: Path, told: Card, kind: Kind, save: Callable[[Path
 
 def check_out(out: Path) -> None:
     """Nothing that is there already is written to."""
+    possible(out, "--out")
     there = next(place for place in (out.absolute(), *out.absolute().parents) if place.exists())
     if not there.is_dir():
         raise expected("--out", "a folder", f"the file {there if there != out.absolute() else out}", "name another")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from flexray.config import Experiment, read_yaml
+from flexray.config import Experiment
 from flexray.data.corpus import Corpus
 from flexray.errors import ConfigError, did_you_mean, expected
 from flexray.models import backbone as backbones
@@ -18,7 +18,7 @@ from flexray.models.backbone import Backbone
 from flexray.models.seats import Seats
 from flexray.sections import Resources
 from flexray.serve import joined
-from flexray.sim import server_file
+from flexray.sim import run_files, server_file
 from flexray.sim.job import Job
 from flexray.sim.local import examine
 from flexray.sim.local.evaluator import Scorer
@@ -42,6 +42,8 @@ class Finished:
     job: Job
     server: Server
     summary: dict[str, Any]
+    rests: Mapping[int, int]
+    """After which round the private state of clients was last written."""
 
     @property
     def experiment(self) -> Experiment:
@@ -88,14 +90,14 @@ class Finished:
     def owned(self, client: int, trainer: SeatTrainer, down: Update) -> ClientState:
         """What a client owns at the end, [1, …]; one that never trained starts anew."""
         files = PrivateStore.of(self.job)
-        found = files.load(client, self.experiment.rounds)
-        if found is None:
-            fresh = self.job.algorithm.start(trainer, down)
-            if (fresh.weights or fresh.memory) and self.took_part(client):
-                who, where = self.job.trainees[client].name, files.folder(client)
-                raise expected("storage.private", f"the private state of {who}", f"none in {where}", "put the folder back")
-            return fresh
-        found = methods_own(found)
+        last = self.rests.get(client)
+        if last is None:
+            return self.job.algorithm.start(trainer, down)
+        if files.newest(client, self.experiment.rounds) != last:
+            who, where = self.job.trainees[client].name, files.folder(client)
+            wanted = f"the private state of client {who} after round {last}"
+            raise expected("storage.private", wanted, f"none in {where}", "put the folder back")
+        found = methods_own(files.read(client, last))
         return ClientState(
             *({n: t[None].to(self.backbone.device) for n, t in s.items()} for s in (found.weights, found.memory))
         )
@@ -146,10 +148,12 @@ def open_run(path: Path | str, key: str = "run") -> Finished:
     job = _prepared(experiment, files.absolute())
     torch.set_num_threads(job.layout.threads)  # as the run had: more of them fight over cores that others use
     _check_rows(path, job)
-    found = server_file.read(path / "server.safetensors")
-    if found[1] != experiment.rounds - 1:
-        raise expected(key, "a finished run", f"one after round {found[1]}", f"finish it: `flexray simulate --resume {path}`")
-    return Finished(path, job, found[0], json.loads((path / "summary.json").read_text()))
+    found = server_file.read(path / "server.safetensors", job.identity)
+    if found.round != experiment.rounds - 1:
+        raise expected(
+            key, "a finished run", f"one after round {found.round}", f"finish it: `flexray simulate --resume {path}`"
+        )
+    return Finished(path, job, found.server, run_files.summary(path), found.rests)
 
 
 def _prepared(x: Experiment, files: Path) -> Job:
@@ -174,7 +178,7 @@ def _experiment(path: Path, key: str) -> Experiment:
         raise expected(key, "the folder of a run", f"{path} without config.yaml", mend)
     if not (path / "summary.json").is_file():
         raise expected(key, "a finished run", f"{path} without summary.json", f"finish it: `flexray simulate --resume {path}`")
-    return Experiment(**read_yaml(path / "config.yaml"))
+    return run_files.experiment(path)
 
 
 def _instead(path: Path, folder: Path, mend: str) -> str:
@@ -197,6 +201,6 @@ def _there() -> dict[str, float]:
 
 
 def _check_rows(path: Path, job: Job) -> None:
-    had = [(c["client"], c["rows_sha256"]) for c in json.loads((path / "clients.json").read_text())]
+    had = [(c["client"], c["rows_sha256"]) for c in run_files.clients(path)]
     if had != [(c.name, c.digest()) for c in job.clients]:
         raise ConfigError("data: expected the rows that the run had, got others; put the data and the partition's file back")

@@ -8,7 +8,6 @@ rows. A method that keeps nothing private gives a newcomer the shared model (tun
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from flexray.models.tokenizer import Tokenizer
 from flexray.serve import joined, scoring
 from flexray.serve.finished import Finished, open_run
 from flexray.serve.generate import BASE, SHARED
+from flexray.sim import run_files
 from flexray.sim.job import Job
 from flexray.sim.local import examine
 from flexray.sim.local.trainer import SeatTrainer
@@ -54,7 +54,7 @@ def join(path: Path | str, data: Path, name: str | None = None, steps: int | Non
     name = data.stem if name is None else name
     _check(run, data, name, steps, again)
     job, client = _job(run, data, name, steps)
-    run = Finished(run.path, job, run.server, run.summary)
+    run = replace(run, job=job)
     try:
         return _join(run, client, data)
     finally:
@@ -164,7 +164,7 @@ def _trainer(run: Finished) -> SeatTrainer:
 
 def _sent(run: Finished, cluster: int) -> Update:
     """As to a client behind all others."""
-    behind = len(json.loads((run.path / "clients.json").read_text()))
+    behind = len(run_files.clients(run.path))
     return run.sent(behind, cluster)
 
 

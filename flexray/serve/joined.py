@@ -16,28 +16,37 @@ import numpy as np
 
 from flexray.data.clients import Client
 from flexray.data.corpus import Corpus
+from flexray.errors import expected
 from flexray.folder import digest
+from flexray.sim import run_files
 from flexray.sim.private import at_rest
 from flexray.sim.private.sealed import Seal
 from flexray.state import ClientState, State
 
 FOLDER, SERVED, OWNED = "joined", "served.safetensors", "private.safetensors"
+KEYS = ("name", "data", "steps", "scores", "rows")
 
 
 def names(run: Path) -> dict[str, Path]:
     """Who joined, and their folders."""
     found = sorted((run / FOLDER).glob("*/joined.json"))
-    return {json.loads(file.read_text())["name"]: file.parent for file in found if not file.parent.name.startswith(".")}
+    return {run_files.read_json(file, KEYS)["name"]: file.parent for file in found if not file.parent.name.startswith(".")}
 
 
 def told(run: Path, name: str) -> dict[str, Any]:
     """What joined.json says."""
-    return json.loads((names(run)[name] / "joined.json").read_text())
+    return run_files.read_json(names(run)[name] / "joined.json", KEYS)
 
 
 def served(run: Path, name: str, seal: Seal | None = None) -> State:
     """What a client who joined serves with; no seat axis. seal: the run's, if its private state is encrypted."""
-    return at_rest.read(names(run)[name] / SERVED, _locked(seal, name, SERVED))
+    file = names(run)[name] / SERVED
+    try:
+        return at_rest.read(file, f"{name} {SERVED}", seal)
+    except (at_rest.DamagedError, OSError) as e:
+        raise expected(
+            "run", f"what {name} serves with, as it was written", str(file), f"join it anew, with --again ({e})"
+        ) from None
 
 
 def rows(run: Path, name: str) -> tuple[Corpus, Client]:
@@ -61,7 +70,7 @@ def keep(
         making.mkdir(mode=0o700)
         owned = (("weights", owns.weights), ("memory", owns.memory))
         for file, tensors in ((SERVED, serves), (OWNED, {f"{kind}|{n}": t for kind, state in owned for n, t in state.items()})):
-            at_rest.write(making / file, tensors, locked=_locked(seal, name, file))
+            at_rest.write(making / file, tensors, about=f"{name} {file}", seal=seal)
         shutil.copyfile(corpus, making / "rows.arrow")
         (making / "joined.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
         if place.exists():
@@ -71,7 +80,3 @@ def keep(
         shutil.rmtree(making, ignore_errors=True)
         shutil.rmtree(before, ignore_errors=True)
     return place
-
-
-def _locked(seal: Seal | None, name: str, file: str) -> at_rest.Locked | None:
-    return seal and at_rest.Locked(seal, f"joined|{name}|{file}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -87,6 +89,12 @@ class Job:
     @cached_property
     def experiment(self) -> Experiment:
         return Experiment(**self.spec)
+
+    @cached_property
+    def identity(self) -> str:
+        """Of the run, wherever it goes on: what its states are made by."""
+        told = {key: self.spec.get(key) for key in ("seed", "cohort", "algorithm", "train")}
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
     @cached_property
     def metrics(self) -> list[Metric]:

@@ -9,7 +9,7 @@ from time import perf_counter
 import torch
 
 from flexray.config import Experiment
-from flexray.sim import left_out, schedule, work
+from flexray.sim import left_out, run_files, schedule, work
 from flexray.sim.checkpoint import Checkpoints, place_of
 from flexray.sim.events import Event, Finished, Progress, RoundDone, Started, Stumbled
 from flexray.sim.exam import Exam, examination
@@ -48,7 +48,7 @@ def run(job: Job, make_pool: Callable[[Job], Pool], out: Path, resume: bool = Fa
                 if isinstance(what, tuple):
                     server, report = what
                     _left_out(job, folder, report, rests)
-                    folder.save_round(server, report)
+                    folder.save_round(server, report, known | rests, job.identity)
                     yield RoundDone(report)
                 else:
                     rests |= what.report.rests if isinstance(what, Trained) else {}
@@ -76,13 +76,15 @@ def _checkpoints(job: Job, out: Path) -> Checkpoints | None:
 
 def _begin(job: Job, pool: Pool, folder: RunFolder, resume: bool) -> tuple[Server, int, dict[int, int]]:
     """The server, the first round to play, and after which round the private state of clients was last written."""
-    saved = folder.load_server() if resume else None
-    server, round = saved or (None, -1)
-    known = PrivateStore.of(job).forget_after(round)
-    if server is not None:
-        folder.forget_after(round)
-        left_out.forget_after(folder, round)
-        return server, round + 1, known
+    saved = folder.load_server(job.identity) if resume else None
+    files = PrivateStore.of(job)
+    known = files.forget_after(saved.round if saved else -1)
+    if saved:
+        files.check(known, saved.rests)
+        run_files.check_rounds(folder.path, saved.round)
+        folder.forget_after(saved.round)
+        left_out.forget_after(folder, saved.round)
+        return saved.server, saved.round + 1, known
     clusters = _clusters(job, pool, folder)
     state = job.algorithm.open(job.down.unpack(pool.open()))
     return Server((state,) * (max(clusters, default=0) + 1), clusters), 0, known
@@ -107,7 +109,7 @@ def _left_out(job: Job, folder: RunFolder, report: RoundReport, rests: dict[int,
     """Who is left out of a round owns what it did before, whatever a lost attempt has written."""
     if not report.left_out:
         return
-    store = PrivateStore(job.private, [c.name for c in job.trainees])
+    store = PrivateStore.of(job)
     for client in {c for trouble in report.left_out for c in trouble.clients}:
         store.drop(client, report.round)
         rests.pop(client, None)

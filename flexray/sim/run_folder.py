@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from flexray.data.clients import Client
 from flexray.errors import RunError
+from flexray.sim import run_files
 from flexray.sim.columns import keyed, ledger, without
 from flexray.sim.disk import rest
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from flexray.sim.local.evaluator import Marks
     from flexray.sim.reports import Reports, Sight
     from flexray.sim.round import RoundReport
+    from flexray.sim.server_file import Saved
     from flexray.sim.work import Server
     from flexray.state import State
 
@@ -54,8 +55,8 @@ class RunFolder:
         """The rows of `rounds`, `clients`, `evaluations`, `bytes`, `inside`, `turns` or `rows` (of the last evaluation), if any."""
         return [row for part in self._parts(name) for row in part.to_pylist()]
 
-    def save_round(self, server: Server, report: RoundReport) -> None:
-        """The round's rows, then the server's state: with it the round is committed."""
+    def save_round(self, server: Server, report: RoundReport, rests: Mapping[int, int] | None = None, about: str = "") -> None:
+        """The round's rows, then the server's state, with what else `server_file.write` takes: with it the round is committed."""
         from flexray.sim import server_file  # brings torch, which whoever only reads tables need not wait for
         from flexray.sim.system import ledger
 
@@ -63,7 +64,7 @@ class RunFolder:
         self._save_bytes(report.round, report.crossed)
         if report.course is not None:
             self._write_part("turns", report.round + 1, pa.table(ledger.columns(report.course)))
-        self._whole("server.safetensors", lambda file: server_file.write(file, server, report.round))
+        self._whole("server.safetensors", lambda file: server_file.write(file, server, report.round, rests, about))
 
     def save_survey(self, told: Mapping[int, State]) -> None:
         """What clients told before the first round, in bytes: round −1 of the ledger."""
@@ -83,11 +84,11 @@ class RunFolder:
         if rows:
             self._write_part("inside", round, pa.Table.from_pylist(rows))
 
-    def load_server(self) -> tuple[Server, int] | None:
-        """The server and the round it was committed in."""
+    def load_server(self, about: str | None = None) -> Saved | None:
+        """What the last round was committed with."""
         from flexray.sim import server_file
 
-        return server_file.read(file) if (file := self.path / "server.safetensors").exists() else None
+        return server_file.read(file, about) if (file := self.path / "server.safetensors").exists() else None
 
     def forget_after(self, round: int) -> None:
         """Drop rows of rounds that were never committed, and of evaluations that came after."""
@@ -98,9 +99,9 @@ class RunFolder:
                     file.unlink()
             whole = self.path / f"{name}.parquet"
             if name != "rows" and whole.exists():
-                self._write(name, pq.read_table(whole).filter(pc.field("round") <= last))
+                self._write(name, run_files.read_table(whole).filter(pc.field("round") <= last))
         for file in self._files("rows"):  # of an end that was not the last
-            self._write(f"rows/{file.stem}", pq.read_table(file).filter(pc.field("view") == "base"))
+            self._write(f"rows/{file.stem}", run_files.read_table(file).filter(pc.field("view") == "base"))
         self._scored = None
 
     def scored(self, view: str) -> set[int]:
@@ -152,7 +153,7 @@ class RunFolder:
 
     def last_inside(self) -> Table:
         """The rows of `inside` of the last round that has any."""
-        return [row for file in list(self._files("inside"))[-1:] for row in pq.read_table(file).to_pylist()]
+        return [row for file in list(self._files("inside"))[-1:] for row in run_files.read_table(file).to_pylist()]
 
     def finish(self, summary: dict[str, Any]) -> None:
         """The last file: a run that has it is complete."""
@@ -188,14 +189,14 @@ class RunFolder:
         left out of it."""
         whole, parts = self.path / f"{name}.parquet", list(self._files(name))
         if whole.exists():
-            before = pq.read_table(whole)
+            before = run_files.read_table(whole)
             if name == "rows":
-                told = {key for part in parts for key in keyed(pq.read_table(part, columns=WHOSE), WHOSE)}
+                told = {key for part in parts for key in keyed(run_files.read_table(part, columns=WHOSE), WHOSE)}
                 before = without(before, WHOSE, told)
             else:
                 before = before.filter(~pc.field("round").isin([int(file.stem) for file in parts]))
             yield before
-        yield from map(pq.read_table, parts)
+        yield from map(run_files.read_table, parts)
 
     def _files(self, name: str) -> Iterator[Path]:
         return iter(sorted((self.path / name).glob("*.parquet")))
@@ -203,9 +204,9 @@ class RunFolder:
     def _replace(self, name: str, round: int, new: pa.Table) -> None:
         """A part, in which rows of before stay unless they are told anew."""
         file, whole = self.path / name / f"{round:06d}.parquet", self.path / f"{name}.parquet"
-        before = pq.read_table(file) if file.exists() else None
+        before = run_files.read_table(file) if file.exists() else None
         if before is None and name != "rows" and whole.exists():
-            before = pq.read_table(whole).filter(pc.field("round") == round)
+            before = run_files.read_table(whole).filter(pc.field("round") == round)
         if before is not None:
             new = pa.concat_tables([without(before, WHOSE, set(keyed(new, WHOSE))), new], promote_options="permissive")
         self._write_part(name, round, new.sort_by("client"))
@@ -216,7 +217,7 @@ class RunFolder:
         self._write(f"{name}/{number:06d}", rows)
 
     def _write(self, name: str, rows: pa.Table) -> None:
-        self._whole(f"{name}.parquet", lambda file: pq.write_table(rows, file))
+        self._whole(f"{name}.parquet", lambda file: run_files.write_table(rows, file))
 
     def _whole(self, name: str, write: Callable[[Path], Any]) -> None:
         temporary = (self.path / name).with_name(f".{Path(name).name}.tmp")

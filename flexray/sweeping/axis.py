@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
-from math import exp, log
+from math import exp, isfinite, log
 from typing import Any
 from zlib import crc32
 
@@ -17,6 +17,7 @@ from flexray.sections import Section
 
 KINDS = ("grid", "choice", "uniform", "loguniform", "randint")
 RANGES = KINDS[2:]
+LARGEST = 2**63 - 1
 
 
 class Axis(Section):
@@ -110,6 +111,10 @@ def _problem(at: str, axis: Axis, kinds: list[str]) -> str | None:
     if kind in RANGES:
         if values[0] >= values[1]:
             return f"{at}.{kind}: expected two numbers, the lower one first, got {show(values)}; swap them"
+        if kind == "randint" and not -LARGEST <= values[0] < values[1] <= LARGEST:
+            return f"{at}.{kind}: expected numbers of at most 64 bits, got {show(values)}; choose smaller ones"
+        if kind == "uniform" and not isfinite(values[1] - values[0]):
+            return f"{at}.{kind}: expected two numbers with a finite difference, got {show(values)}; choose smaller ones"
         if kind == "loguniform" and values[0] <= 0:
             return f"{at}.{kind}: expected numbers above 0, got {show(values)}; use uniform, or start above 0"
     elif not values:

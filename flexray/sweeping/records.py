@@ -8,7 +8,6 @@ whatever its record says, so that whatever stops a sweep, it goes on from its fo
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +21,8 @@ import yaml
 from flexray.comparison.overlay import differences
 from flexray.errors import ConfigError, expected
 from flexray.findings import show
+from flexray.sim import run_files
+from flexray.sim.planning.places import possible
 from flexray.sim.run_folder import RunFolder
 from flexray.sweeping.spec import Point, Spec, asked_for
 
@@ -67,7 +68,7 @@ class Records:
         file = self.path / "trials" / f"{number:03d}.json"
         if not file.exists():
             return None
-        record = Record(**json.loads(file.read_text()))
+        record = Record(**run_files.read_json(file, ("number", "point", "spec")))
         return replace(record, status="finished", why=None) if (self.run(number) / "summary.json").exists() else record
 
     def all(self) -> list[Record]:
@@ -98,13 +99,14 @@ class Records:
         """The number to choose by of a finished trial."""
         if record.status != "finished":
             return None
-        summary = json.loads((self.run(record.number) / "summary.json").read_text())
+        summary = run_files.summary(self.run(record.number))
         return summary["mean"][spec.sweep.view][spec.sweep.metric]
 
 
 def check_folder(spec: Spec, path: Path, resume: bool) -> None:
     """New, or begun with what is asked for now."""
     if not resume:
+        possible(path, "--out")
         if path.exists() and (path.is_file() or any(path.iterdir())):
             raise expected("--out", "a new or empty folder", str(path), "name another, or go on with --resume")
         return

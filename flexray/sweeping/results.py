@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from flexray.errors import ConfigError, RunError
+from flexray.sim import run_files
 from flexray.sim.run_folder import RunFolder, Table
 from flexray.sim.tables import table
 from flexray.sweeping.effects import Effect, Interaction, Setting, effects, interactions, settings
@@ -72,9 +73,7 @@ class Sweep:
         """Settings with a finished trial, the best first."""
         view, metric, records = self.spec.sweep.view, self.spec.sweep.metric, Records(self.path)
         done = [r for r in self.records if r.status == "finished"]
-        values = {
-            r.number: json.loads((records.run(r.number) / "summary.json").read_text())["mean"][view][metric] for r in done
-        }
+        values = {r.number: run_files.summary(records.run(r.number))["mean"][view][metric] for r in done}
         return settings([(r.number, r.point, values[r.number]) for r in done], self.spec.less)
 
     @property
@@ -114,7 +113,7 @@ class Sweep:
         file = Records(self.path).run(r.number) / "summary.json"
         if not file.exists():
             return {"why": r.why}
-        summary = json.loads(file.read_text())
+        summary = run_files.summary(file.parent)
         means = {f"{view}.{name}": value for view, values in summary["mean"].items() for name, value in values.items()}
         return {
             "why": None,

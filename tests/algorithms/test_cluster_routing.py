@@ -116,7 +116,7 @@ def test_on_the_model_each_cluster_has_the_mean_of_its_own(small, tmp_path):
     x = small(algorithm={"name": "cluster_routing", "count": 2}, **settings)
     run = api.simulate(x, tmp_path / "run")
     own = [load_file(sorted(c.glob("*"))[-1]) for c in sorted((alone.path / "private").iterdir())]
-    server, _ = RunFolder(run.path).load_server() or pytest.fail("no server")
+    server, *_ = RunFolder(run.path).load_server() or pytest.fail("no server")
     job, _ = prepare(x, {"CPU": 4.0}, tmp_path)
     rows = [len(c.train) for c in job.clients]
     assert sorted(set(server.clusters)) == [0, 1]

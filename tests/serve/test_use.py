@@ -185,7 +185,10 @@ def test_a_client_that_never_trained_serves_as_a_newcomer_and_a_lost_state_is_an
     assert_close(loaded(tmp_path / "never"), logits(run, {}))
     shutil.copytree(run.path, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "private")
-    with pytest.raises(ConfigError, match=f"storage.private: expected the private state of client-{1 - never}, got 'none in"):
+    with pytest.raises(
+        ConfigError,
+        match=f"storage.private: expected the private state of client client-{1 - never} after round 0, got 'none in",
+    ):
         open_run(tmp_path / "run").personal(f"client-{1 - never}")
 
 

@@ -7,14 +7,17 @@ from math import inf
 from typing import Any
 
 import numpy as np
+import torch
 
 from flexray.sim.fold import Fold
 from flexray.sim.job import Job
 from flexray.sim.local.evaluator import Marks
 from flexray.sim.pool import Scored, Trained
+from flexray.sim.private.store import PrivateStore
 from flexray.sim.reports import ClientReport, Examined, Reports, ScoreReport, SliceReport, Sum
 from flexray.sim.vectors import Vectors
 from flexray.sim.work import Scoring, Task, Training, Work
+from flexray.state import ClientState
 
 Order = Callable[[Sequence[Task]], Sequence[Task]]
 
@@ -25,6 +28,7 @@ class PlayedPool:
     def __init__(self, job: Job, order: Order = list, actors: int = 2):
         self.job, self.order, self.actors, self.pace = job, order, actors, inf
         self.works: list[Work] = []
+        self.files = PrivateStore(job.private, [c.name for c in job.trainees], job.identity)
         self.settled, self.closed, self.unwell = 0, False, None
 
     def open(self) -> np.ndarray:
@@ -73,5 +77,7 @@ class PlayedPool:
 
     def _trained(self, work: Work, task: Training) -> SliceReport:
         clients, rows = [c for group in task.groups for c in group], self.job.trainees
+        for c in clients:
+            self.files.save(c, work.round, ClientState({"expert/x": torch.tensor(float(work.round))}))
         told = [ClientReport(c, float(c), 1, 10, len(rows[c].train), {"lora": 56}, {"lora": 56}) for c in clients]
         return SliceReport(Reports.of(told), 1.0, 0.25, frozenset({"lora"}), {c: work.round for c in clients})

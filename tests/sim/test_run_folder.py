@@ -4,7 +4,6 @@ from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 from flexray.data.clients import Client
 from flexray.errors import RunError
 from flexray.models.inside import Inside
+from flexray.sim import run_files
 from flexray.sim.local.evaluator import Marks
 from flexray.sim.reports import ClientReport, Reports, Sight
 from flexray.sim.round import RoundReport
@@ -88,7 +88,7 @@ def test_the_servers_file_is_the_same_bytes_every_time(tmp_path):
         RunFolder(out).save_round(server(), report(3))
         found.add((out / "server.safetensors").read_bytes())
     assert len(found) == 1
-    loaded, round = RunFolder(tmp_path / "0").load_server() or (Server(()), -1)
+    loaded, round, _ = RunFolder(tmp_path / "0").load_server() or (Server(()), -1, {})
     assert round == 3 and loaded.clusters == (0, 1)
     assert [state.sent.weights["lora/a"].tolist() for state in loaded.states] == [[1.0, 1.0], [2.0, 2.0]]
 
@@ -341,7 +341,7 @@ def test_files_are_whole_or_absent(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(pq, "write_table", half)
+        patched.setattr(run_files, "write_table", half)
         for round in (0, 1):
             with pytest.raises(RunError, match="No space"):
                 folder.save_round(server(), report(round))

@@ -1,6 +1,7 @@
 """A deal made elsewhere, read from a file that says which client has which row (.csv .jsonl .json .parquet)."""
 
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -76,8 +77,8 @@ class FromFile(Partition):
 
     def _claims(self) -> list[Claim]:
         """What the file says, every row claimed once."""
-        file = Path(self.path).expanduser()
-        if not file.is_file():
+        file = Path(os.path.expanduser(self.path))
+        if not os.path.isfile(file):
             raise expected("data.partition.path", "a file", self.path, "check the path, relative to the working directory")
         if file.suffix.lower() not in READERS:
             raise expected("data.partition.path", f"a file ending in {', '.join(READERS)}", self.path, "convert it")
@@ -127,7 +128,7 @@ def _lists(file: Path) -> dict[str, list[object]] | None:
     """An object whose values are all lists; None where the file is something else, which its reader judges."""
     try:
         found = json.loads(file.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) and all(isinstance(rows, list) for rows in found.values()) else None
 

@@ -6,6 +6,7 @@ is taken, without an end mark. The prompt goes through the model once for all of
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -87,7 +88,7 @@ class Probe:
 
 def read(path: Path) -> list[Question]:
     """All questions of a file. Raises ConfigError on the first thing wrong."""
-    if path.suffix.lower() not in SUFFIXES or not path.is_file():
+    if path.suffix.lower() not in SUFFIXES or not os.path.isfile(path):
         raise _wrong(f"a file ending in {', '.join(SUFFIXES)}", repr(str(path)), "check the path")
     found = []
     try:

@@ -22,6 +22,7 @@ from flexray.sim.planning import sizes
 from flexray.sim.planning.forecast import Forecast, forecast
 from flexray.sim.planning.gauge import free_memory, free_of_gpu
 from flexray.sim.planning.layout import arrange
+from flexray.sim.planning.places import possible
 from flexray.sim.planning.sample import Rows
 from flexray.sim.planning.settle import Ground, Trials, settled, weighed
 from flexray.sim.planning.sizes import Disk, Memory
@@ -80,7 +81,9 @@ def prepare(x: Experiment, there: Mapping[str, float], private: Path, trials: Tr
     """
     if there.get("nodes", 1) > 1 and x.storage.private is None:
         raise expected("storage.private", "a folder that all nodes share", None, "clients may be seated on any node: name one")
-    cache = x.storage.cache.expanduser()
+    cache = possible(x.storage.cache.expanduser(), "storage.cache")
+    private = (x.storage.private or private).expanduser().absolute()
+    possible(private, "storage.private" if x.storage.private else "--out")
     skeleton = backbones.skeleton(x.model, x.plugins)
     encoder = Tokenizer(checkpoint.locate(x.model), x.model.revision, x.model.trust_remote_code)
     data = prepare_data(x.data, x.clients, x.seed, encoder, cache)
@@ -90,7 +93,7 @@ def prepare(x: Experiment, there: Mapping[str, float], private: Path, trials: Tr
         layout=arrange(x, there, cohort),
         backbone=backbones.prepare(x.model, cache, x.plugins),
         corpus=data.corpus,
-        private=(x.storage.private or private).expanduser().absolute(),
+        private=private,
         clients=data.clients,
         shapes=shapes_of(skeleton, x.algorithm.parts),
         cohort=cohort,

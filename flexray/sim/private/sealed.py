@@ -20,7 +20,7 @@ CHUNK, TAG, PREFIX, MARK = 1 << 20, 16, 7, 8
 EXTRA = "pip install 'flexray[encryption]'"
 
 
-class Tampered(ValueError):
+class TamperedError(ValueError):
     """A sealed file that is not as it was written, or not whose it should be."""
 
 
@@ -40,14 +40,19 @@ class Seal:
         return SealingFile(self._cipher, file, prefix, about.encode())
 
     def reader(self, file: IO[bytes], about: str) -> io.BufferedReader:
-        """What was sealed, as a file; raises Tampered, before giving out anything that is not as it was."""
+        """What was sealed, as a file; raises TamperedError, before giving out anything that is not as it was."""
         head = file.read(len(MAGIC) + MARK + PREFIX)
         magic, mark, prefix = head[: len(MAGIC)], head[len(MAGIC) : -PREFIX], head[-PREFIX:]
         if magic != MAGIC:
-            raise Tampered("it is not encrypted, or was cut short")
+            raise TamperedError("it is not encrypted, or was cut short")
         if mark != self._mark:
-            raise Tampered("it was encrypted with another key")
+            raise TamperedError("it was encrypted with another key")
         return io.BufferedReader(_Opened(self._chunks(file, prefix, about.encode())), CHUNK)
+
+    def plain(self, size: int) -> int:
+        """Bytes that were sealed in a file of so many."""
+        inner = size - len(MAGIC) - MARK - PREFIX
+        return inner - TAG * max(1, -(-inner // (CHUNK + TAG)))
 
     def _chunks(self, file: IO[bytes], prefix: bytes, about: bytes) -> Iterator[bytes]:
         from cryptography.exceptions import InvalidTag
@@ -58,7 +63,7 @@ class Seal:
             try:
                 yield self._cipher.decrypt(_nonce(prefix, number, not then), now, about)
             except InvalidTag:
-                raise Tampered("it was changed or cut short, or it is another client's or round's") from None
+                raise TamperedError("it was changed or cut short, or it is another client's or round's") from None
             if not then:
                 return
             number, now = number + 1, then

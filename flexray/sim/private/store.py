@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from flexray.errors import RunError
 from flexray.sim import disk
 from flexray.sim.private import at_rest
-from flexray.sim.private.sealed import Seal, Tampered, seal_of
+from flexray.sim.private.sealed import Seal, seal_of
 from flexray.state import ClientState, State
 
 if TYPE_CHECKING:
@@ -27,15 +27,16 @@ class PrivateStore:
     Files, not the object store: private tensors are nobody else's, and a file outlives the process that wrote it.
     """
 
-    def __init__(self, root: Path, names: Sequence[str], seal: Seal | None = None, durable: bool = False):
-        self.root, self.names, self._seal, self._durable = root, names, seal, durable
+    def __init__(self, root: Path, names: Sequence[str], run: str = "", seal: Seal | None = None, durable: bool = False):
+        """run: whose files these are; those of another run are none of them. seal: encrypts them."""
+        self.root, self.names, self.run, self._seal, self._durable = root, names, run, seal, durable
         self._folders: dict[int, str] = {}
 
     @classmethod
     def of(cls, job: Job) -> PrivateStore:
         """A run's, with its key if it has one. Raises ConfigError."""
         storage = job.experiment.storage
-        return cls(job.private, [c.name for c in job.trainees], seal_of(storage.key), storage.durable)
+        return cls(job.private, [c.name for c in job.trainees], job.identity, seal_of(storage.key), storage.durable)
 
     def folder(self, client: int) -> Path:
         """Where this client's files are. The number keeps names apart that differ only in odd characters."""
@@ -55,14 +56,15 @@ class PrivateStore:
         return Path(_file(self._folder(client), round))
 
     def read(self, client: int, round: int) -> ClientState:
-        """What was written after `round`."""
+        """What was written after `round`. Raises RunError if that is not there any more as it was."""
         file = _file(self._folder(client), round)
         try:
-            tensors = at_rest.read(file, self._locked(client, round))
-        except (Tampered, EOFError) as e:
+            tensors = at_rest.read(file, self._about(client, round), self._seal)
+        except (at_rest.DamagedError, OSError) as e:
             raise RunError(
-                f"private state of client {self.names[client]}: {file}: {e}; put the file back, or {ELSEWHERE}"
-            ) from e
+                f"private state of client {self.names[client]} after round {round}: {file} is damaged, or not the one that was written "
+                f"there ({e}). Put the file back as it was, or {ELSEWHERE}."
+            ) from None
         return ClientState(_under(tensors, "weights"), _under(tensors, "memory"))
 
     def save(self, client: int, round: int, state: ClientState) -> None:
@@ -81,7 +83,7 @@ class PrivateStore:
         for old in sorted(r for r in found or () if r < round)[:-1]:
             with suppress(FileNotFoundError):  # who does the same over again, as it was thought lost, may be faster
                 _make_room(_file(folder, old), temporary)
-        at_rest.write(temporary, tensors, locked=self._locked(client, round))
+        at_rest.write(temporary, tensors, about=self._about(client, round), seal=self._seal)
         if self._durable:
             disk.rest(temporary)
         os.replace(temporary, _file(folder, round))
@@ -109,8 +111,18 @@ class PrivateStore:
                 found[int(entry.name.partition("-")[0])] = max(kept)
         return found
 
-    def _locked(self, client: int, round: int) -> at_rest.Locked | None:
-        return self._seal and at_rest.Locked(self._seal, f"{client}|{self.names[client]}|{round}")
+    def check(self, found: Mapping[int, int], wanted: Mapping[int, int]) -> None:
+        """Raises RunError unless of every client there is the state that there was when the round was committed."""
+        gone = [client for client, round in wanted.items() if found.get(client) != round]
+        if gone:
+            client, more = gone[0], f" (and of {len(gone) - 1:,} more clients)" if len(gone) > 1 else ""
+            raise RunError(
+                f"private state of client {self.names[client]}: expected {_file(self._folder(client), wanted[client])}, got "
+                f"{'an older one' if client in found else 'none'}{more}. Put the files back as they were, or {ELSEWHERE}."
+            )
+
+    def _about(self, client: int, round: int) -> str:
+        return f"{self.run} {client} {self.names[client]} after {round}"
 
     def _folder(self, client: int) -> str:
         if client not in self._folders:

@@ -99,7 +99,7 @@ WRONG = [
     ("id,who\na,A\n", "expected `id` and `client` in who.csv, row 1, got 'a' and None; give every row both"),
     ("id,client\na,\n", "expected `id` and `client` in who.csv, row 1"),
     ("id,client,split\na,A,tset\n", "expected train, valid or test as the split in who.csv, row 1, got 'tset'"),
-    ("id,id\na,A\n", "expected a header with different names in who.csv, got 'id' twice; rename one"),
+    ("id,id\na,A\n", "expected columns with different names in who.csv, got 'id' twice; rename one"),
 ]
 
 

@@ -47,14 +47,15 @@ STATES = st.dictionaries(
 
 @settings(max_examples=80, deadline=None)
 @given(state=STATES)
-def test_the_library_and_we_read_each_others_files(tmp_path_factory, state):
+def test_the_library_reads_our_files_and_we_refuse_what_has_no_digest(tmp_path_factory, state):
     """Names of any characters, every type, scalars and tensors without numbers among them."""
     ours, theirs = (tmp_path_factory.getbasetemp() / name for name in ("ours.safetensors", "theirs.safetensors"))
     at_rest.write(ours, state)
     assert_same(load_file(ours), state)
     assert_same(at_rest.read(ours), state)
     save_file(state, theirs)
-    assert_same(at_rest.read(theirs), state)
+    with pytest.raises(at_rest.DamagedError, match="digest"):
+        at_rest.read(theirs)
 
 
 def test_what_is_not_contiguous_or_wants_a_gradient_is_written_as_its_numbers(tmp_path):
@@ -69,8 +70,10 @@ def test_what_is_not_contiguous_or_wants_a_gradient_is_written_as_its_numbers(tm
 def test_words_go_with_the_tensors(tmp_path):
     at_rest.write(tmp_path / "x", {"a": torch.ones(2)}, {"server": '{"round": 3}'})
     with safe_open(tmp_path / "x", "pt") as f:
-        assert f.metadata() == {"format": "pt", "server": '{"round": 3}'}
-    assert at_rest.read(tmp_path / "x").keys() == {"a"}
+        found = f.metadata()
+    assert len(found.pop("sha256")) == 64 and found == {"format": "pt", "server": '{"round": 3}'}
+    state, told = at_rest.read_with(tmp_path / "x")
+    assert state.keys() == {"a"} and told == {"server": '{"round": 3}'}
 
 
 @pytest.mark.parametrize("name", ["a", "ab", "a/b", "ä" * 7, "x" * 100])
@@ -114,8 +117,30 @@ def test_a_file_that_ends_early_is_an_error_wherever_it_ends(tmp_path):
     whole = (tmp_path / "x").read_bytes()
     for end in range(len(whole)):
         (tmp_path / "cut").write_bytes(whole[:end])
-        with pytest.raises(EOFError, match="cut ends"):
+        with pytest.raises(at_rest.DamagedError):
             at_rest.read(tmp_path / "cut")
+    (tmp_path / "cut").write_bytes(whole + b"\0")
+    with pytest.raises(at_rest.DamagedError, match="too late"):
+        at_rest.read(tmp_path / "cut")
+
+
+def test_a_file_with_any_bit_turned_is_none_of_ours(tmp_path):
+    at_rest.write(tmp_path / "x", {"a": torch.arange(3.0), "b": torch.ones(2, dtype=torch.bool)}, {"told": "1"})
+    whole = (tmp_path / "x").read_bytes()
+    for at in range(8 * len(whole)):
+        turned = bytearray(whole)
+        turned[at // 8] ^= 1 << at % 8
+        (tmp_path / "turned").write_bytes(turned)
+        with pytest.raises(at_rest.DamagedError):
+            at_rest.read(tmp_path / "turned")
+
+
+def test_a_file_is_of_whom_it_was_written_about(tmp_path):
+    at_rest.write(tmp_path / "x", {"a": torch.ones(2)}, about="ann after 3")
+    assert at_rest.read(tmp_path / "x", "ann after 3")["a"].tolist() == [1, 1]
+    for other in ("", "ann after 2", "bob after 3"):
+        with pytest.raises(at_rest.DamagedError, match="digest"):
+            at_rest.read(tmp_path / "x", other)
 
 
 def test_the_same_tensors_are_the_same_bytes(tmp_path):

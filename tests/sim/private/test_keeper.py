@@ -258,7 +258,7 @@ def test_a_file_that_is_not_there_is_an_error_only_for_who_wants_it(make):
     keeper = make()
     keeper.ahead([(0, 3)])
     assert keeper.load(1, 4, {}) is None
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(RunError, match="No such file"):
         keeper.load(0, 4, {0: 3})
 
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flexray.errors import ConfigError
-from flexray.sim.private.sealed import CHUNK, MAGIC, Seal, Tampered, seal_of
+from flexray.sim.private.sealed import CHUNK, MAGIC, Seal, TamperedError, seal_of
 
 KEY = bytes(range(32))
 HEAD = len(MAGIC) + 8 + 7
@@ -36,6 +36,7 @@ def test_what_went_in_comes_out(size, pieces):
     assert opened(data) == contents
     # head, and per chunk of 1 MiB (one at least) a tag of 16 bytes
     assert len(data) == HEAD + size + 16 * max(1, -(-size // CHUNK))
+    assert Seal(KEY).plain(len(data)) == size
 
 
 def test_nothing_of_the_contents_can_be_seen_and_no_two_files_are_alike():
@@ -50,14 +51,14 @@ def test_nothing_of_the_contents_can_be_seen_and_no_two_files_are_alike():
 def test_any_flipped_bit_is_found(at, bit):
     data = bytearray(sealed(bytes(100)))
     data[at] ^= 1 << bit
-    with pytest.raises(Tampered):
+    with pytest.raises(TamperedError):
         opened(bytes(data))
 
 
 @pytest.mark.parametrize("keep", [0, 10, HEAD, HEAD + 5, HEAD + CHUNK + 16, HEAD + CHUNK + 20, -1])
 def test_a_file_cut_short_is_found_also_between_chunks(keep):
     data = sealed(bytes(CHUNK + 100))
-    with pytest.raises(Tampered):
+    with pytest.raises(TamperedError):
         opened(data[:keep])
 
 
@@ -66,16 +67,16 @@ def test_chunks_that_were_moved_or_come_twice_are_found():
     head, size = data[:HEAD], CHUNK + 16
     one, two, three = (data[HEAD + i * size : HEAD + (i + 1) * size] for i in range(3))
     for order in (two + one + three, one + one + three, one + three, one + two + three + three, one + two):
-        with pytest.raises(Tampered):
+        with pytest.raises(TamperedError):
             opened(head + order)
 
 
 def test_a_file_of_another_client_or_with_another_key_is_refused():
-    with pytest.raises(Tampered, match="another client's or round's"):
+    with pytest.raises(TamperedError, match="another client's or round's"):
         opened(sealed(b"x", about="a|1"), about="b|1")
-    with pytest.raises(Tampered, match="another key"):
+    with pytest.raises(TamperedError, match="another key"):
         opened(sealed(b"x"), key=bytes(32))
-    with pytest.raises(Tampered, match="not encrypted"):
+    with pytest.raises(TamperedError, match="not encrypted"):
         opened(b"plain safetensors, and long enough for a head")
 
 
