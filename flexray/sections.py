@@ -147,7 +147,7 @@ class Storage(Section):
     checkpoint_every: int = Field(default=1, gt=0)
     """Rounds between these copies, which are made while the next rounds are played."""
 
-    @field_validator("*")
+    @field_validator("cache", "private", "key")
     @classmethod
     def _possible(cls, value: Any) -> Any:
         return _possible(value)

@@ -224,6 +224,8 @@ def test_every_command_runs_or_would(shown, reached, cache, monkeypatch):
     if shown.command.startswith("flexray report") and shown.command != "flexray report runs/flex":
         monkeypatch.setattr(report, "write", lambda runs, place, _: (reached.append("write"), (place, []))[1])
         monkeypatch.setattr(report, "state", lambda told: "")
+    if "--client late" in shown.command:  # whoever came late is there, whichever of the pages' commands ran before
+        CliRunner().invoke(app, shlex.split("join runs/first --data newcomer.jsonl --name late --steps 1 --again"))
     result = call(shown, cache)
     assert result.exit_code == 0, result.output
     if (

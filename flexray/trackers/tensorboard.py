@@ -16,7 +16,11 @@ class TensorBoard(Tracker):
     def open(self, run: About) -> None:
         from tensorboardX import SummaryWriter
 
-        self.writer = SummaryWriter(str(run.folder / "tensorboard"), write_to_disk=True)
+        folder = run.folder / "tensorboard"
+        before = len(
+            list(folder.glob("*"))
+        )  # files are named by the second: one that goes on at once must not write over the last
+        self.writer = SummaryWriter(str(folder), write_to_disk=True, filename_suffix=f".{before}")
 
     def tell(self, step: int, numbers: Mapping[str, float]) -> None:
         for name, value in numbers.items():

@@ -188,7 +188,7 @@ def test_nothing_private_leaves_no_file(store):
 
 def test_with_a_key_no_file_shows_anything_and_none_can_be_swapped(tmp_path):
     """Another client's state, and one of another round, are refused as are changed ones."""
-    store = PrivateStore(tmp_path, ["ann", "bob"], Seal(bytes(32)))
+    store = PrivateStore(tmp_path, ["ann", "bob"], seal=Seal(bytes(32)))
     for client in (0, 1):
         for round in (0, 1):
             store.save(client, round, owned(client + round / 2))
@@ -198,14 +198,14 @@ def test_with_a_key_no_file_shows_anything_and_none_can_be_swapped(tmp_path):
     for other in (store.file(1, 1), store.file(0, 0)):
         store.file(0, 1).write_bytes(other.read_bytes())
         with pytest.raises(
-            RunError, match=r"private state of client ann: .*after-000001.*another client's or round's; put the file"
+            RunError, match=r"private state of client ann after round 1: .*another client's or round's\)\. Put the file"
         ):
             store.load(0, before=2)
     store.file(0, 1).write_bytes(mine[:-1])
     with pytest.raises(RunError, match="changed or cut short"):
         store.load(0, before=2)
     with pytest.raises(RunError, match="another key"):
-        PrivateStore(tmp_path, ["ann", "bob"], Seal(bytes(31) + b"1")).load(1, before=2)
+        PrivateStore(tmp_path, ["ann", "bob"], seal=Seal(bytes(31) + b"1")).load(1, before=2)
 
 
 def test_what_is_durable_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
