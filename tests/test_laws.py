@@ -48,7 +48,7 @@ def method(name: str) -> dict:
 
 def server(path) -> dict[str, set[str]]:
     """Names of what the server keeps, by what it is: weights and aux, which travel, and kept, which does not."""
-    names = [n.split("|") for n in load_file(path / "server.safetensors")]
+    names = [n.split("|") for n in load_file(path / "server.safetensors") if "|" in n]
     return {kind: {n for tag, n in names if tag.rstrip("0123456789") == kind} for kind in ("weights", "aux", "kept")}
 
 

@@ -95,10 +95,10 @@ def write(run: Finished, out: Path, told: Card, kind: Kind, save: Callable[[Path
 
 def check_out(out: Path) -> None:
     """Nothing that is there already is written to."""
-    there = next(place for place in (out.absolute(), *out.absolute().parents) if place.exists())
-    if not there.is_dir():
-        raise expected("--out", "a folder", f"the file {there if there != out.absolute() else out}", "name another")
+    if os.path.isfile(out):
+        raise expected("--out", "a folder", f"the file {out}", "name another")
     possible(out, "--out")
+    there = next(place for place in (out.absolute(), *out.absolute().parents) if place.exists())
     if out.exists() and any(out.iterdir()):
         raise expected("--out", "a new or empty folder", str(out), "name another")
     if not os.access(there if there != out.absolute() else there.parent, os.W_OK):

@@ -54,7 +54,7 @@ def test_what_is_shared_is_fedavg_to_the_bit(small, tmp_path):
     sent = {}
     for name in ("fedavg", "flex_validated"):
         run = api.simulate(small(algorithm={"name": name}), tmp_path / name)
-        sent[name] = load_file(run.path / "server.safetensors")
+        sent[name] = {n: t for n, t in load_file(run.path / "server.safetensors").items() if "|" in n}
     assert sent["fedavg"].keys() == sent["flex_validated"].keys()
     assert all(torch.equal(t, sent["flex_validated"][n]) for n, t in sent["fedavg"].items())
 

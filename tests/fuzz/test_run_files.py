@@ -201,7 +201,7 @@ def test_who_took_part_and_what_trackers_know(runs, tried):
 
 
 def test_the_config(runs, tried):
-    assert "without config.yaml" in tried(runs[0], lambda copy: gone(copy / "config.yaml"), api.resume)
+    assert "the folder of a run, or of its checkpoints" in tried(runs[0], lambda copy: gone(copy / "config.yaml"), api.resume)
     assert "config.yaml'" in tried(runs[0], lambda copy: (copy / "config.yaml").write_text(""), api.resume)
     assert "config.yaml'" in tried(runs[0], lambda copy: (copy / "config.yaml").write_text("a: [\n"), api.resume)
     said = tried(runs[0], lambda copy: (copy / "config.yaml").write_text("rouds: 3"), api.resume)

@@ -118,7 +118,7 @@ def test_wrong_names_and_folders_leave_nothing(finished, tmp_path):
     (tmp_path / "there" / "file").touch()
     with pytest.raises(ConfigError, match=r"--client: expected one of .*, got '--client and --base'"):
         asked_for(tmp_path / "out", "client-0", False, True)
-    with pytest.raises(ConfigError, match=r"--out: expected a folder, got 'the file .*/there/file'"):
+    with pytest.raises(ConfigError, match=r"--out: expected a folder that can be written to, got '.*/there/file/out'"):
         export(run, tmp_path / "there" / "file" / "out", "client-0")
     with pytest.raises(ConfigError, match="--out: expected a new or empty folder"):
         export(run, tmp_path / "there", "client-0")

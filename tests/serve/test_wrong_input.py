@@ -37,7 +37,7 @@ OTHERS = {
     "export OUT --client client-0 --out OUT": "run: expected the folder of a run",
     "export ABOVE --base --out OUT": "without config.yaml'; did you mean '",
     "export RUN --client client-0 --base --out OUT": "got '--client and --base'",
-    "export RUN --base --out FILE/out": "--out: expected a folder, got 'the file",
+    "export RUN --base --out FILE/out": "--out: expected a folder that can be written to, got",
     "generate RUN hello": "--client: expected a client's name, --all, --shared or --base",
     "generate RUN --base": "prompt: expected a text, got ['']",
     "generate RUN LONG --base": "prompt: expected fewer than the model's 1024 tokens",

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from flexray.sim.job import Job
 
 END = ".safetensors"
-ELSEWHERE = "go on from a checkpoint: `flexray simulate --resume CHECKPOINT --out NEW`"
+ELSEWHERE = "go on from a checkpoint (`flexray simulate --resume CHECKPOINT --out NEW`), or start the run anew"
 
 
 class PrivateStore:
@@ -63,7 +63,7 @@ class PrivateStore:
         except (at_rest.DamagedError, OSError) as e:
             raise RunError(
                 f"private state of client {self.names[client]} after round {round}: {file} is damaged, or not the one that was written "
-                f"there ({e}). Put the file back as it was, or {ELSEWHERE}."
+                f"there ({e}). Put the file back as it was, {ELSEWHERE}."
             ) from None
         return ClientState(_under(tensors, "weights"), _under(tensors, "memory"))
 
@@ -118,7 +118,7 @@ class PrivateStore:
             client, more = gone[0], f" (and of {len(gone) - 1:,} more clients)" if len(gone) > 1 else ""
             raise RunError(
                 f"private state of client {self.names[client]}: expected {_file(self._folder(client), wanted[client])}, got "
-                f"{'an older one' if client in found else 'none'}{more}. Put the files back as they were, or {ELSEWHERE}."
+                f"{'an older one' if client in found else 'none'}{more}. Put the files back as they were, {ELSEWHERE}."
             )
 
     def _about(self, client: int, round: int) -> str:
