@@ -27,9 +27,18 @@ Sets = Annotated[
         autocompletion=completing.sets,
     ),
 ]
+Address = Annotated[
+    str | None,
+    typer.Option(metavar="WHERE", help="local, auto, host:port or ray://host:port: the same as --set resources.address=WHERE."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Show Ray's own output, and tracebacks of failures.")]
 FAILED, WRONG_INPUT, INTERRUPTED = 1, 2, 130
+
+
+def all_sets(sets: list[str] | None, address: str | None) -> tuple[str, ...]:
+    """What `--set` and `--address` say."""
+    return (*(sets or ()), *((f"resources.address={address}",) if address else ()))
 
 
 def console(err: bool = False, quiet: bool = False) -> Console:

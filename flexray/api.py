@@ -4,31 +4,28 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from importlib.metadata import version
-from math import ceil
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
-from flexray import folder
-from flexray.config import Experiment
+from flexray import backend, folder
+from flexray.backend import joined
+from flexray.config import Experiment, Resources
 from flexray.errors import ConfigError, RunError, did_you_mean, expected
 from flexray.sim import checkpoint, run_files
 from flexray.sim.events import Event, Finished
 from flexray.sim.job import Job
-from flexray.sim.planning import apart
-from flexray.sim.planning.layout import available
 from flexray.sim.planning.places import possible
 from flexray.sim.planning.plan import Plan, prepare, resolved
-from flexray.sim.planning.settle import Far, Trials
-from flexray.sim.pool import InlinePool
+from flexray.sim.planning.settle import Far
 from flexray.sim.private.sealed import seal_of
-from flexray.sim.run import run
 from flexray.sim.run_folder import RunFolder, Table
 from flexray.sim.tables import table
 from flexray.tracking import Tracking, chosen
@@ -86,21 +83,24 @@ def simulate(
     Raises ConfigError before anything is written, RunError for a run that failed; what it finished is kept, and
     `resume=True` on the same folder goes on from there.
     """
-    path = Path(out) if out else new_folder(experiment)
+    path, say = Path(out) if out else new_folder(experiment), watch or (lambda _: None)
+    if backend.is_afar(experiment.resources):
+        return backend.afar(experiment.resources, partial(_simulate, experiment, _whole(path), resume), say)
     _check_folder(path, resume)
-    say = watch or (lambda _: None)
+    grows = there is None
     with nullcontext(there) if there else joined(experiment, verbose) as there:
-        job, plan = prepare(experiment, there, path.absolute() / "private", _trials(experiment, "choices"))
+        job, plan = prepare(experiment, there, path.absolute() / "private", backend.trials(experiment, "choices"))
         trackers = chosen(job.experiment)
         say(plan)
         seal_of((storage := job.experiment.storage).key)
+        backend.check_shared(job)
         if storage.checkpoint is not None:
             checkpoint.check(storage.checkpoint, path, resume)
         _open_folder(path, job, plan)
         done: Run | None = None
         try:
             with Tracking(trackers, path, resolved(job).spec()) as track:
-                for event in _events(job, path, resume, there, verbose):
+                for event in backend.events(job, path, resume, there, verbose, grows):
                     track(event)
                     say(event)
                     if isinstance(event, Finished):  # the last one; the run still puts away what it needed
@@ -111,17 +111,27 @@ def simulate(
     return done
 
 
-def resume(path: Path | str, watch: Watch | None = None, verbose: bool = False) -> Run:
-    """Go on with a run that stopped, from its last finished round or from its checkpoints, to the same result as without the stop."""
+def resume(path: Path | str, watch: Watch | None = None, verbose: bool = False, address: str | None = None) -> Run:
+    """Go on with a run that stopped, from its last finished round or from its checkpoints, to the same result as without the stop.
+
+    address: of the cluster to go on on, if that is another one now.
+    """
+    if backend.is_afar(Resources(address=address)):
+        return backend.afar(Resources(address=address), partial(_resume, path), watch or (lambda _: None))
     path = opened(path)
-    return simulate(run_files.experiment(path), path, resume=True, watch=watch, verbose=verbose)
+    x = run_files.experiment(path)
+    if address:
+        x = x.model_copy(update={"resources": x.resources.model_copy(update={"address": address})})
+    return simulate(x, path, resume=True, watch=watch, verbose=verbose)
 
 
-def opened(path: Path | str, out: Path | None = None) -> Path:
+def opened(path: Path | str, out: Path | None = None, address: str | None = None) -> Path:
     """The run folder to go on in: this one, or where `path` has a run's checkpoints, `out` (by default runs/NAME), made again from the
     newest. Raises ConfigError."""
     from flexray.sim import restore
 
+    if backend.is_afar(Resources(address=address)):
+        return backend.afar(Resources(address=address), partial(_opened, _whole(Path(path)), out and _whole(out)), print)
     if restore.is_checkpoint(str(path)):
         folder = out or Path("runs") / Path(path).name
         restore.fetch(str(path), folder)
@@ -148,7 +158,7 @@ def load_run(path: Path | str) -> Run:
 def make_plan(experiment: Experiment, far: Far = "choices") -> Plan:
     """The plan without the run. far: how far to measure for it; only a `forecast` tells how long the run will take."""
     with joined(experiment, False) as there:
-        return prepare(experiment, there, Path("private"), _trials(experiment, far))[1]
+        return prepare(experiment, there, Path("private"), backend.trials(experiment, far))[1]
 
 
 def new_folder(experiment: Experiment) -> Path:
@@ -160,50 +170,23 @@ def new_folder(experiment: Experiment) -> Path:
     return path
 
 
-@contextmanager
-def joined(x: Experiment, verbose: bool) -> Iterator[dict[str, float]]:
-    """What there is to run on: a running cluster's resources, or this machine's. A local Ray is not started yet, so that
-    wrong input is told at once."""
-    if _on_ray(x, x.resources.address != "local"):
-        from flexray import cluster
-
-        with cluster.start(x.resources.address, verbose=verbose) as there:
-            yield there
-    else:
-        import torch
-
-        yield available(torch.cuda.device_count())
+def _simulate(experiment: Experiment, path: Path, resume: bool, say: Watch) -> Run:
+    return simulate(experiment, path, resume=resume, watch=say)
 
 
-def _trials(x: Experiment, far: Far) -> Trials:
-    """Measuring where the actors will be: on the cluster that is joined, or here."""
-    if _on_ray(x):
-        from flexray import cluster
-
-        return Trials(far, cluster.answers)
-    return Trials(far, apart.here)
+def _resume(path: Path | str, say: Watch) -> Run:
+    return resume(path, say)
 
 
-def _on_ray(x: Experiment, joining: bool = False) -> bool:
-    """Whether a cluster is there already, or is to be joined. Without Ray's backend Ray need not even be installed."""
-    if x.resources.backend == "inline":
-        return False
-    from flexray import cluster
-
-    return joining or cluster.is_running()
+def _opened(path: Path, out: Path | None, say: Watch) -> Path:
+    return opened(path, out)
 
 
-def _events(job: Job, path: Path, resume: bool, there: Mapping[str, float], verbose: bool) -> Iterator[Event]:
-    if job.experiment.resources.backend == "inline":
-        yield from run(job, InlinePool, path, resume)
-        return
-    from flexray import cluster
-    from flexray.sim import actors
-
-    # Ray starts a worker for each CPU that it knows of: those that no actor becomes would only take memory.
-    cpus = ceil(job.layout.actors * job.layout.cpu)
-    with cluster.start("local", verbose=verbose, num_cpus=cpus, num_gpus=int(there.get("GPU", 0))):
-        yield from actors.simulate(job, path.absolute(), resume, cluster.dead)
+def _whole(path: Path) -> Path:
+    """A run folder's path, which must mean the same on another machine."""
+    if not path.is_absolute():
+        raise expected("--out", "a whole path with ray://, as the run's folder is on the cluster", str(path), "begin it with /")
+    return path
 
 
 def _check_folder(path: Path, resume: bool) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from flexray.answering import FAILED, Answering, Config, Json, Sets, Verbose
+from flexray.answering import FAILED, Address, Answering, Config, Json, Sets, Verbose, all_sets
 from flexray.answering import console as new_console
 from flexray.commands import looking, schema, serving
 
@@ -26,6 +26,7 @@ def simulate(
     resume: Annotated[
         str | None, typer.Option(metavar="RUN", help="Go on with the run in this folder, or with these checkpoints of one.")
     ] = None,
+    address: Address = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print the run folder's path and nothing else.")] = False,
     as_json: Json = False,
     verbose: Verbose = False,
@@ -39,15 +40,15 @@ def simulate(
             raise ConfigError("--resume: expected no config or --set beside it, got some; a run goes on as it was started")
         if quiet and as_json:
             raise ConfigError("--quiet: expected it without --json, got both; drop one of the two")
-        experiment = None if resume else load(config, tuple(sets or ()))
+        experiment = None if resume else load(config, all_sets(sets, address))
         console = new_console(err=as_json, quiet=quiet)
         with console.status("loading"):
             from flexray import api
             from flexray.report import live, messages, scores
         with live.watching(console) as watch:
             if experiment is None:
-                answering.folder = api.opened(str(resume), out)
-                run = api.resume(answering.folder, watch, verbose)
+                answering.folder = api.opened(str(resume), out, address)
+                run = api.resume(answering.folder, watch, verbose, address=address)
             else:
                 answering.folder = out or api.new_folder(experiment)
                 run = api.simulate(experiment, answering.folder, watch=watch, verbose=verbose)
@@ -64,6 +65,7 @@ def compare(
     out: Annotated[Path | None, typer.Option(help="The comparison's folder; runs/TIME-compare by default.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with the comparison in this folder.")] = None,
     jobs: Annotated[int | None, typer.Option(help="Runs side by side; 1: one by one, each on all of the cluster.")] = None,
+    address: Address = None,
     partial: Annotated[bool, typer.Option("--partial", help="With --resume: run nothing, show what is finished.")] = False,
     as_json: Json = False,
     verbose: Verbose = False,
@@ -72,8 +74,8 @@ def compare(
     with Answering(verbose, "compare", "compare.yaml") as answering:
         from flexray.comparison.spec import asked_for
 
-        _check_resume(resume, out, partial, bool(config or sets or jobs))
-        spec = asked_for(config, tuple(sets or ()), resume)
+        _check_resume(resume, out, partial, bool(config or sets or address or jobs))
+        spec = asked_for(config, all_sets(sets, address), resume)
         console = new_console(err=as_json)
         with console.status("loading"):
             from flexray import compare as runner
@@ -103,6 +105,7 @@ def sweep(
     resume: Annotated[
         Path | None, typer.Option(help="Go on with the sweep in this folder; failed trials are tried again.")
     ] = None,
+    address: Address = None,
     partial: Annotated[bool, typer.Option("--partial", help="With --resume: run nothing, show what is finished.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Run nothing, show the trials and what each takes.")] = False,
     as_json: Json = False,
@@ -112,8 +115,8 @@ def sweep(
     with Answering(verbose, "sweep", "sweep.yaml") as answering:
         from flexray.sweeping.spec import asked_for
 
-        _check_resume(resume, out, partial, bool(config or sets or dry_run))
-        spec, console = asked_for(config, tuple(sets or ()), resume), new_console(err=as_json)
+        _check_resume(resume, out, partial, bool(config or sets or address or dry_run))
+        spec, console = asked_for(config, all_sets(sets, address), resume), new_console(err=as_json)
         with console.status("loading"):
             from flexray import sweep as runner
             from flexray.report import messages, sweep_table

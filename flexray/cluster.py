@@ -9,51 +9,68 @@ import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from threading import current_thread, main_thread
 from typing import Any
 
 import ray
 from ray.exceptions import RayError
 
-from flexray.errors import ConfigError
+from flexray.errors import expected
+from flexray.sim import nodes
 from flexray.sim.planning import apart
 from flexray.sim.planning.measure import Ask
 
 PRELOAD = "torch,flexray.sim.host,transformers.models.auto.modeling_auto"
+CLIENT = "ray://"
 PROBE_SECONDS = 3.0
 ROOM_SECONDS = 1800.0
 """To wait for what tasks measure, and before for room on the cluster."""
 
 
 @contextmanager
-def start(address: str = "local", *, verbose: bool = False, **local: Any) -> Iterator[dict[str, float]]:
+def start(address: str | None = "local", *, verbose: bool = False, **local: Any) -> Iterator[dict[str, float]]:
     """Ray for the time of the block; gives the cluster's resources and `nodes`. A Ray that is running already is used and left alone.
 
-    `local` are `ray.init`'s own options for a local start (num_cpus, …). Joining: `auto`, host:port or ray://host:port.
+    `local` are `ray.init`'s own options for a local start (num_cpus, …). Joining: `auto` or host:port; None: see `wanted`.
     """
     if ray.is_initialized():
         yield _resources()
         return
+    address = wanted(address)
+    if address.startswith(CLIENT):
+        raise expected(
+            "resources.address",
+            "local, auto or host:port",
+            address,
+            "only `flexray simulate` goes there; start this on a node of it",
+        )
     # Imports while workers are idle, so that actors start sooner. Authentication is left to Ray, which turns tokens on for
     # a local cluster; setting its mode here would be too late, as `import ray` has read it.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_preload_python_modules", PRELOAD)
-    if address not in ("local", "auto") and "://" not in address:
-        _probe(address)
+    if address not in ("local", "auto"):
+        probe(address)
     options = dict(local, include_dashboard=False) if address == "local" else {}
     ending = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=address, log_to_driver=verbose, logging_level=logging.WARNING if verbose else logging.ERROR, **options)
-    except ConnectionError as e:
-        raise ConfigError(
-            f"resources.address: expected a running cluster, got {address!r} ({e}); start one, or use local"
-        ) from None
+    except (ConnectionError, RayError, RuntimeError) as e:
+        reason = str(e).strip().splitlines()[0]
+        raise expected("resources.address", "a running cluster", address, f"start one, or use local: {reason}") from None
     if callable(ending) and current_thread() is main_thread():
         signal.signal(signal.SIGTERM, ending)  # Ray's own would leave with another exit code, and without a word
     try:
         yield _resources()
     finally:
         _stop()
+
+
+def wanted(address: str | None) -> str:
+    """Where to go: as asked, or to the cluster that this process was started for."""
+    named = os.environ.get("RAY_ADDRESS", "")
+    there = named if named and not named.startswith(("http://", "https://")) else "local"  # those are for submitting jobs
+    return address or there
 
 
 def dead() -> list[str]:
@@ -84,15 +101,16 @@ def answers(ask: Ask, processes: int) -> list[apart.Found]:
     layout = ask.job.layout
     # A process that has measured ends: it would keep the memory.
     task: Any = ray.remote(num_cpus=layout.cpu, num_gpus=layout.gpu, max_calls=1, max_retries=0)(_answered)
-    tasks = [task.remote(ask) for _ in range(1 if layout.gpu else processes)]
+    courier = nodes.courier_for(ask.job)
+    tasks = [task.remote(ask, courier) for _ in range(1 if layout.gpu else processes)]
     _, late = ray.wait(tasks, num_returns=len(tasks), timeout=ROOM_SECONDS)
     for one in late:
         ray.cancel(one, force=True)
     return [["the cluster had no room for it in time"]] if late else [_got(one) for one in tasks]
 
 
-def _answered(ask: Ask) -> apart.Found:
-    return list(apart.answered(ask))
+def _answered(ask: Ask, courier: Any) -> apart.Found:
+    return list(apart.answered(replace(ask, job=nodes.supplied(ask.job, courier))))
 
 
 def _got(task: Any) -> apart.Found:
@@ -103,16 +121,17 @@ def _got(task: Any) -> apart.Found:
 
 
 def _resources() -> dict[str, float]:
-    """The cluster's resources, and under `nodes` how many nodes it has."""
-    return ray.cluster_resources() | {"nodes": float(sum(node["Alive"] for node in ray.nodes()))}
+    """The cluster's resources, and under `nodes` how many nodes it has that work."""
+    working = [node for node in nodes.alive() if node["Resources"].get("CPU")]
+    return ray.cluster_resources() | {"nodes": float(len(working) or 1)}
 
 
-def _probe(address: str) -> None:
+def probe(address: str) -> None:
     """A dead address makes `ray.init` hang for minutes; asking the port first takes no time."""
-    host, _, port = address.rpartition(":")
+    host, _, port = address.removeprefix(CLIENT).rpartition(":")
     try:
         socket.create_connection((host, int(port)), PROBE_SECONDS).close()
     except (OSError, ValueError) as e:
-        raise ConfigError(
-            f"resources.address: expected local, auto or host:port of a running cluster, got {address!r} ({e}); check it"
+        raise expected(
+            "resources.address", "local, auto, host:port or ray://host:port of a running cluster", address, f"check it: {e}"
         ) from None

@@ -40,7 +40,7 @@ def combinations(x: Any) -> list[str]:
         )
     if x.evaluation.probe_rows is not None and x.evaluation.probe is None:
         found.append(f"evaluation.probe_rows: expected none without evaluation.probe, got {x.evaluation.probe_rows}; drop it")
-    if x.resources.backend == "inline" and x.resources.address != "local":
+    if x.resources.backend == "inline" and x.resources.address not in (None, "local"):
         found.append(
             f"resources.address: expected none with `resources.backend: inline`, got {x.resources.address!r}; drop one"
         )

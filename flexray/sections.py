@@ -125,17 +125,19 @@ class Resources(Section):
     busy. Results are the same to the bit at equal threads only."""
     backend: Literal["ray", "inline"] = "ray"
     """`inline`: everything in one process without Ray, for debugging."""
-    address: str = "local"
-    """`local` starts Ray here; `auto` or host:port joins a running cluster."""
+    address: str | None = None
+    """`local` starts Ray here; `auto` or host:port joins a running cluster; ray://host:10001 runs all of it there, folders included;
+    null: the cluster that the variable RAY_ADDRESS names, as in a job that `ray job submit` started, or else `local`."""
 
 
 class Storage(Section):
     """Where files are kept."""
 
     cache: Path = Path("~/.cache/flexray")
-    """Converted models and tokenised data, one folder per node."""
+    """Converted models and tokenised data. Nodes may have one each: what is missing there is brought from the node of the command."""
     private: Path | None = None
-    """Where clients' private state rests; null: in the run folder. On several nodes it must be a folder that all of them share."""
+    """Where clients' private state rests; null: in the run folder. On several nodes it must be a folder that all of them share, which
+    is checked."""
     key: Path | None = None
     """A file with 32 bytes, or 64 hexadecimal digits, with which private state is encrypted; at the same path on every node. Who
     loses it loses the private state."""

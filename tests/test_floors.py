@@ -24,7 +24,8 @@ FLOORS = (
     ("config",),
     ("sim", "recipe"),
     ("cluster", "tracking"),
-    ("serve",),
+    ("serve", "afar"),
+    ("backend",),
     ("api", "pretrain"),
     ("comparison",),
     ("sweeping",),
@@ -38,7 +39,7 @@ FLOORS = (
 """From the ground up. A room may look at the floors below and at itself, never at its neighbours."""
 
 ROOMS = {
-    "ray": ("sim/actors.py", "sim/crew.py", "cluster.py", "pretrain.py", "compare.py", "sweep.py"),
+    "ray": ("sim/actors.py", "sim/crew.py", "sim/nodes.py", "cluster.py", "afar.py", "pretrain.py", "compare.py", "sweep.py"),
     "optuna": ("sweeping/suggesting.py",),
     "transformers": ("models/", "serve/exported/"),
     "tokenizers": ("models/",),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import zip_longest
 from math import inf
 from pathlib import Path
@@ -16,6 +17,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from flexray.errors import ConfigError, RunError
+from flexray.sim import nodes
 from flexray.sim.crew import FETCH_SECONDS, START_SECONDS, Crew, reason
 from flexray.sim.events import Event, Progress, RoundDone, Started
 from flexray.sim.failure import Doing, Trouble
@@ -48,11 +50,16 @@ class RayPool:
     """Client actors, each with its share of a node. Each trains its part of a round, and then what others have left; with one client per
     actor, its own only. What an actor that dies had done is done once more."""
 
-    def __init__(self, job: Job):
+    def __init__(self, job: Job, grows: bool = False):
+        """grows: see `Crew`."""
         self.job, self.bound = job, bound(job)
-        self.crew = Crew(job)
-        self.actors, self.pace = job.layout.actors, inf
-        self._slowest: dict[Doing, float] = {}
+        self.crew = Crew(job, grows)
+        self.pace, self._slowest = inf, dict[Doing, float]()
+
+    @property
+    def actors(self) -> int:
+        """Places for them."""
+        return len(self.crew.lives)
 
     def open(self) -> np.ndarray:
         redo = Surveying(self.job)
@@ -74,6 +81,7 @@ class RayPool:
                 yield what[1]
 
     def play(self, work: Work) -> Iterator[Trained | Scored | Sum | Trouble]:
+        self.crew.grow(-(-len(work.training_clients) // self.job.layout.seats))
         sent, hosts = [ray.put(work.sent(cluster)) for cluster in range(work.clusters)], self.crew.hosts
         redo = Redo(self.job, work, self._slowest)
 
@@ -143,10 +151,10 @@ def _in_all(patience: float | None, clients: int) -> float | None:
 class Driver:
     """The driver actor: owns the server's state, aggregates what comes through the object store, keeps the run folder."""
 
-    def events(self, job: Job, out: Path, resume: bool) -> Iterator[Event]:
+    def events(self, job: Job, out: Path, resume: bool, grows: bool) -> Iterator[Event]:
         """Runs to the end; a stream of events, one object each."""
         gc.freeze()  # see ClientHost.ready
-        yield from seldom(run(job, RayPool, out, resume))
+        yield from seldom(run(job, partial(RayPool, grows=grows), out, resume))
 
 
 def seldom(events: Iterator[Event], quiet: float = QUIET_SECONDS) -> Iterator[Event]:
@@ -167,12 +175,15 @@ def seldom(events: Iterator[Event], quiet: float = QUIET_SECONDS) -> Iterator[Ev
         yield held
 
 
-def simulate(job: Job, out: Path, resume: bool = False, dead: Callable[[], list[str]] = list) -> Iterator[Event]:
-    """The run in a driver actor, its events as they happen. Raises RunError or ConfigError as the driver did, or RunError if of Ray's own
-    processes some are `dead`."""
+def simulate(
+    job: Job, out: Path, resume: bool = False, dead: Callable[[], list[str]] = list, grows: bool = False
+) -> Iterator[Event]:
+    """The run in a driver actor on this very node, its events as they happen. Raises RunError or ConfigError as the driver did, or
+    RunError if of Ray's own processes some are `dead`. grows: see `Crew`."""
     actor: Any = ray.remote(Driver)
-    driver = actor.options(num_cpus=0, max_restarts=0, max_task_retries=0).remote()
-    stream = driver.events.options(num_returns="streaming").remote(job, out, resume)
+    here = nodes.this_node()  # where the run's folder and the cache are
+    driver = actor.options(num_cpus=0, max_restarts=0, max_task_retries=0, scheduling_strategy=here).remote()
+    stream = driver.events.options(num_returns="streaming").remote(job, out, resume, grows)
     where = "before the first round"
     try:
         while True:

@@ -5,18 +5,23 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 from shutil import rmtree
+from time import perf_counter
 from typing import Any
+from uuid import uuid4
 
 import ray
 from ray.exceptions import ActorDiedError, RayActorError, RayError, RayTaskError
 
 from flexray.errors import ConfigError, RunError
-from flexray.sim import turns
+from flexray.sim import nodes, turns
 from flexray.sim.crews import Died
-from flexray.sim.host import ClientHost
 from flexray.sim.job import Job
 
 START_SECONDS = 300.0
+LATE_SECONDS = 20.0
+"""If so long after the last one no further actor is up, the run begins: who is still to come finds its place vacant."""
+LOOK_SECONDS = 2.0
+"""Between looking whether nodes have come."""
 FETCH_SECONDS = 600.0
 """For what is there already to come from another node."""
 REASONS = {
@@ -30,26 +35,41 @@ REASONS = {
 class Crew:
     """See `crews.Crew`."""
 
-    def __init__(self, job: Job):
+    def __init__(self, job: Job, grows: bool = False):
+        """grows: more actors are started where nodes come, see `grow`."""
         self.job, self.lives = job, [0] * job.layout.actors
+        self.opening: dict[int, Any] = {}
+        self._grows, self._looked = grows, perf_counter()
         self._dead: list[int] = []
         self._ids: dict[str, tuple[int, int]] = {}
         self._marks = job.private / ".actors"
         rmtree(self._marks, ignore_errors=True)
         self._marks.mkdir(parents=True, mode=0o700)
+        self._token = f"run-{uuid4().hex}"
+        (self._marks / self._token).touch()
         # No task retries: Ray would re-run the call on a fresh object. No restarts: calls of before and after would look alike.
-        actor: Any = ray.remote(ClientHost)
-        self._actor = actor.options(num_cpus=job.layout.cpu, num_gpus=job.layout.gpu, max_restarts=0, max_task_retries=0)
-        self._shared = ray.put(job)
+        self._options = {"num_cpus": job.layout.cpu, "num_gpus": job.layout.gpu, "max_restarts": 0, "max_task_retries": 0}
+        self._shared, self._courier = ray.put(job), None
         self.hosts: list[Any] = [None] * job.layout.actors
+        self._up: list[Any] = [None] * job.layout.actors
         try:
             for a in range(job.layout.actors):
                 self._start(a)
-            self._up = [host.ready.remote() for host in self.hosts]
             self._ready()
         except BaseException:
             self.close()
             raise
+
+    def grow(self, most: int) -> None:
+        """Places for more actors, up to so many in all, if nodes have come that have room for them."""
+        if not self._grows or len(self.lives) >= most or perf_counter() - self._looked < LOOK_SECONDS:
+            return
+        self._looked = perf_counter()
+        for a in range(len(self.lives), min(most, nodes.slots(self.job.layout))):
+            self.lives.append(0)
+            self.hosts.append(None)
+            self._up.append(None)
+            self._start(a)
 
     def wait(self, calls: list[Any], seconds: float) -> Any | None:
         done, _ = ray.wait(calls, num_returns=1, timeout=seconds)
@@ -67,7 +87,6 @@ class Crew:
         self.stop(a)
         self.lives[a] += 1
         self._start(a)
-        self._up[a] = self.hosts[a].ready.remote()
 
     def stop(self, actor: int) -> None:
         with suppress(RayError):
@@ -92,14 +111,32 @@ class Crew:
         return []
 
     def _start(self, a: int) -> None:
-        self.hosts[a] = self._actor.remote(self._shared, behind=True, tells=True, mark=self._file(a))
+        if self._courier is None:
+            self._courier = nodes.courier_for(self.job)
+        actor: Any = ray.remote(nodes.ClientHost)
+        host = actor.options(**self._options, scheduling_strategy=nodes.spread())
+        self.hosts[a] = host.remote(self._shared, self._file(a), self._token, self._courier)
         self._ids[self.hosts[a]._actor_id.hex()] = a, self.lives[a]
+        self._up[a] = self.opening[a] = self.hosts[a].ready.remote()
 
     def _ready(self) -> None:
-        try:
-            ray.get(self._up, timeout=START_SECONDS)
-        except RayError as e:
-            raise _ours(e) or RunError(f"a client actor failed to start: {first_line(e)}") from e
+        """Returns when all are up, or some are and no more come. Raises what keeps one from starting."""
+        seconds = START_SECONDS
+        while self.opening:
+            done, _ = ray.wait(list(self.opening.values()), num_returns=1, timeout=seconds)
+            if not done:
+                break
+            try:
+                ray.get(done)
+            except RayError as e:
+                raise _ours(e) or RunError(f"a client actor failed to start: {first_line(e)}") from e
+            self.opening = {a: up for a, up in self.opening.items() if up != done[0]}
+            seconds = LATE_SECONDS
+        if len(self.opening) == len(self.lives):
+            raise RunError(
+                f"no client actor could be started in {START_SECONDS:g} s; is there no node with "
+                f"{self.job.layout.cpu:g} CPUs {f'and {self.job.layout.gpu:g} GPUs ' if self.job.layout.gpu else ''}free?"
+            )
 
     def _died(self, e: RayError) -> Exception:
         """What a failed call means: an error of the run's, or that somebody died."""

@@ -19,9 +19,11 @@ class Died(Exception):
 
 
 class Crew(Protocol):
-    """Processes by their places. lives: how many have died at each."""
+    """Processes by their places. lives: how many have died at each. opening: the calls that are over once a process is up, by the places
+    that are vacant until then."""
 
     lives: list[int]
+    opening: dict[int, Any]
 
     def wait(self, calls: list[Any], seconds: float) -> Any | None:
         """One of the calls that is over, if one is in time."""
@@ -32,7 +34,7 @@ class Crew(Protocol):
         ...
 
     def replace(self, dead: Died) -> None:
-        """A new process takes the place."""
+        """A new process takes the place, which is vacant until it is up."""
         ...
 
     def stop(self, actor: int) -> None:

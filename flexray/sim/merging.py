@@ -41,8 +41,6 @@ class Merging:
     def nothing(self, actor: int) -> Merge | None:
         """Ready without sums, as it is new: nobody need wait for it. Gives what is to be done now."""
         self.again(actor)
-        if self._left == {actor}:
-            return None
         self._left.remove(actor)
         last = self._waiting
         if last is None or self._left != {last}:

@@ -40,9 +40,13 @@ class Scored:
 class Pool(Protocol):
     """Processes that hold clients. Results come as they finish, in any order."""
 
-    actors: int
     pace: float
     """Seconds that a client took in the last round."""
+
+    @property
+    def actors(self) -> int:
+        """How many processes there are, or should be."""
+        ...
 
     def open(self) -> np.ndarray:
         """What travels first."""

@@ -11,10 +11,11 @@ T = TypeVar("T")
 
 class Queues(Generic[T]):
     """Tasks for anybody, and behind them each actor's own, all in their order. Who has done them takes the next one of whoever has most
-    left, unless they are `bound` to their actors."""
+    left, unless they are `bound` to their actors; `vacant` places have none, and what is theirs is for anybody."""
 
     def __init__(self, free: Sequence[T], own: Sequence[Sequence[T]], bound: bool = False):
         self._free, self._own, self._bound = deque(free), [deque(mine) for mine in own], bound
+        self.vacant: set[int] = set()
 
     def take(self, actor: int) -> T | None:
         """The next task of an actor."""
@@ -38,7 +39,12 @@ class Queues(Generic[T]):
         for queue in self._mine(actor):
             if queue:
                 return queue
-        return max(self._own, key=len, default=None) if not self._bound else None
+        others = [self._own[a] for a in self.vacant if a < len(self._own)] if self._bound else self._own
+        return max(others, key=len, default=None)
+
+    def left(self) -> bool:
+        """Whether anything waits to be taken."""
+        return bool(self._free or any(self._own))
 
     def _mine(self, actor: int) -> Iterator[deque[T]]:
         yield self._free

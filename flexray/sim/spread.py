@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
+from flexray.errors import RunError
 from flexray.sim.crews import Again, Crew, Died
 from flexray.sim.failure import Trouble
 from flexray.sim.merging import Merge, Merging
@@ -16,8 +17,8 @@ from flexray.sim.queues import Queues
 
 IN_FLIGHT = 2
 """Tasks queued at an actor: one at work and one ready, so that it never waits for the driver."""
-STARTING = 300.0
-"""Seconds that a new process may take longer, to start."""
+STARTING = 900.0
+"""Seconds to wait, if no place has a process and nobody can go on; a node may be on its way."""
 TICK = 1.0
 """Seconds between looking whether somebody takes too long."""
 
@@ -25,8 +26,8 @@ TICK = 1.0
 @dataclass
 class Call:
     """A call that is not over: of a task; or of giving sums, those of the tasks `moving`, to the driver, or, by their reference `sums`,
-    from a `giver` to the actor. seconds: in which it must be over, from when its actor comes to it; life: how many had died at its
-    place when it was made."""
+    from a `giver` to the actor; or of `opening` a vacant place. seconds: in which it must be over, from when its actor comes to it;
+    life: how many had died at its place when it was made."""
 
     actor: int
     task: Any = None
@@ -35,6 +36,7 @@ class Call:
     giver: int = -1
     seconds: float | None = None
     life: int = 0
+    opening: bool = False
 
 
 @dataclass
@@ -60,9 +62,12 @@ class Spread:
         self._held: list[list[Any]] = [[] for _ in actors]  # tasks whose sums, or clients' states, may be there alone
         self._ended: set[int] = set()
         self._new: set[int] = set()
-        self._looked = perf_counter()
+        self._looked = self._worked = perf_counter()
         self._since = [self._looked for _ in actors]
         self._stopped: set[int] = set()
+        self._vacant = self.queues.vacant
+        for a in actors:
+            self._await(a)
 
     def run(self) -> Iterator[tuple[Any, Any] | Trouble | list[Any]]:
         """Does everything. Yields what of each task is done, with what it gave; troubles; and sums that have come to the driver."""
@@ -70,12 +75,12 @@ class Spread:
             for a in range(len(self._held)):
                 self._feed(a)
         self._all_idle()
-        while self._calls:
+        while len(self._calls) > len(self._vacant) or self.queues.left():
             ref = self.crew.wait(list(self._calls), TICK)
             self._look()
             if ref is not None:
                 call = self._calls.pop(ref)
-                self._busy[call.actor] -= 1
+                self._busy[call.actor] -= not call.opening
                 self._since[call.actor] = max(self._since[call.actor], perf_counter())
                 yield from self._over(call, ref)
 
@@ -90,7 +95,11 @@ class Spread:
             yield from self._lost(call, Died(call.actor, call.life, ""))
             return
         del ref  # with the result, it would keep memory of the object store until the next one comes
-        if call.task is not None:
+        if call.opening:
+            self._vacant.discard(call.actor)
+            self.crew.opening.pop(call.actor, None)
+            self._all_fed()
+        elif call.task is not None:
             self._feed(call.actor)
             yield from self._came(call, result)
         elif call.giver >= 0:
@@ -145,15 +154,22 @@ class Spread:
         held, self._held[a] = self._held[a], []
         self._new.add(a)
         self._stopped.discard(a)
-        self._since[a] = perf_counter() + STARTING
         if a in self._ended and self.merging is not None:
             self._ended.remove(a)
             self.merging.again(a)
+        self._await(a)
         return held
+
+    def _await(self, a: int) -> None:
+        """If a place is vacant: nothing is asked of it, nor waited for, until somebody is there."""
+        if (opening := self.crew.opening.get(a)) is not None:
+            self._new.add(a)
+            self._vacant.add(a)
+            self._calls[opening] = Call(a, opening=True, life=self.crew.lives[a])
 
     def _feed(self, a: int) -> None:
         """One more task for an actor, if there is one for it."""
-        if (task := self.queues.take(a)) is None:
+        if a in self._vacant or (task := self.queues.take(a)) is None:
             return
         if a in self._ended:
             self._ended.remove(a)
@@ -172,7 +188,7 @@ class Spread:
     def _all_fed(self) -> None:
         """There is more to do: for whoever has room."""
         for a in range(len(self._held)):
-            while self._busy[a] < IN_FLIGHT and self.queues.peek(a) is not None:
+            while a not in self._vacant and self._busy[a] < IN_FLIGHT and self.queues.peek(a) is not None:
                 self._feed(a)
         self._all_idle()
 
@@ -182,7 +198,9 @@ class Spread:
 
     def _idle(self, a: int) -> None:
         """If an actor has nothing left to do, its sums go to where they are wanted."""
-        if self.merging is None or self._busy[a] or a in self._ended or self.queues.peek(a) is not None:
+        if self.merging is None or self._busy[a] or a in self._ended:
+            return
+        if a not in self._vacant and self.queues.peek(a) is not None:
             return
         self._ended.add(a)
         nothing = a in self._new and not self._held[a]
@@ -209,6 +227,11 @@ class Spread:
         if now - self._looked < TICK:
             return
         self._looked = now
+        self._worked = now if len(self._calls) > len(self._vacant) else self._worked
+        if now - self._worked > STARTING:
+            raise RunError(
+                f"for {STARTING / 60:g} minutes no client actor could be started: is there no node with room for one?"
+            )
         seen: set[int] = set()
         for call in list(self._calls.values()):
             if call.actor not in seen and call.seconds is not None and now - self._since[call.actor] > call.seconds:

@@ -9,7 +9,6 @@ from pathlib import Path
 from flexray.config import Experiment
 from flexray.data.clients import Client
 from flexray.data.prepare import prepare as prepare_data
-from flexray.errors import expected
 from flexray.models import backbone as backbones
 from flexray.models import checkpoint, costs
 from flexray.models.backbone import Backbone
@@ -79,9 +78,7 @@ def prepare(x: Experiment, there: Mapping[str, float], private: Path, trials: Tr
 
     `there`: the resources (`CPU`, `GPU`, `nodes`); `private`: where private state shall rest unless `storage.private` says.
     """
-    if there.get("nodes", 1) > 1 and x.storage.private is None:
-        raise expected("storage.private", "a folder that all nodes share", None, "clients may be seated on any node: name one")
-    cache = possible(x.storage.cache.expanduser(), "storage.cache")
+    cache = possible(x.storage.cache.expanduser().absolute(), "storage.cache")
     private = (x.storage.private or private).expanduser().absolute()
     possible(private, "storage.private" if x.storage.private else "--out")
     skeleton = backbones.skeleton(x.model, x.plugins)
