@@ -149,7 +149,10 @@ class Crew:
         where, clients = turns.where_late(file), turns.turn_of(file)
         if where is not None:
             return Died(a, life, f"took longer than `faults.client_seconds` allows; it was at {where}", "late", clients)
-        return Died(a, life, reason(e), "died", clients)
+        why = reason(e)
+        if why == REASONS["node"]:
+            return Died(a, life, why, "gone")  # whoever had a turn there
+        return Died(a, life, why, "died", clients)
 
     def _file(self, a: int) -> Path:
         return self._marks / f"{a}.{self.lives[a]}"

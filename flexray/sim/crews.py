@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from flexray.sim.failure import Trouble
+from flexray.sim.failure import Kind, Trouble
 from flexray.sim.redo import Heard
 from flexray.sim.schedule import Group
 
@@ -13,7 +13,7 @@ from flexray.sim.schedule import Group
 class Died(Exception):
     """A call came to nothing, as an actor died: that of a place, the so manieth there."""
 
-    def __init__(self, actor: int, life: int, why: str, kind: str = "died", clients: Group = ()):
+    def __init__(self, actor: int, life: int, why: str, kind: Kind = "died", clients: Group = ()):
         super().__init__(why)
         self.actor, self.life, self.why, self.kind, self.clients = actor, life, why, kind, clients
 
@@ -52,4 +52,4 @@ class Again(Protocol):
 
     def again(self, task: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]: ...
 
-    def died(self, clients: Group, why: str, kind: str, at: Sequence[Any]) -> Trouble: ...
+    def died(self, clients: Group, why: str, kind: Kind, at: Sequence[Any]) -> Trouble: ...

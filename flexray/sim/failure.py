@@ -12,7 +12,8 @@ from flexray.errors import RunError
 from flexray.sections import Faults
 from flexray.sim.schedule import Group
 
-Kind = Literal["raised", "died", "late"]
+Kind = Literal["raised", "died", "late", "gone"]
+"""How: it raised, its process died or took too long, or the node of an actor has gone, which is nobody's fault."""
 Doing = Literal["training", "scoring"]
 
 LEAST = 600.0
@@ -21,7 +22,7 @@ TIMES = 50.0
 """It may take so many times as long as the slowest so far, for as many tokens."""
 UNKNOWN = 86400.0
 """Seconds that a client has before anybody is done."""
-SAYS = {"raised": "failed", "died": "took its process along", "late": "took too long"}
+SAYS = {"raised": "failed", "died": "took its process along", "late": "took too long", "gone": "lost its node"}
 
 
 class Failed(NamedTuple):
@@ -107,7 +108,7 @@ class Tries:
 
     def died(self, f: Failed, doing: Doing) -> Trouble:
         """The same for what took an actor along; without clients nobody is to blame. Raises RunError if too many actors died."""
-        self.restarts += 1
+        self.restarts += f.kind != "gone"
         if self.restarts > self.faults.restarts:
             whom = f"while it was {doing} client {self.named(f.clients)}" if f.clients else "between two clients' turns"
             raise RunError(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from flexray.errors import RunError
-from flexray.sim.failure import Doing, Failed, Tries, Trouble, patience
+from flexray.sim.failure import Doing, Failed, Kind, Tries, Trouble, patience
 from flexray.sim.job import Job
 from flexray.sim.reports import ScoreReport, SliceReport, Sum
 from flexray.sim.schedule import Group
@@ -67,10 +67,10 @@ class Redo:
         empty = tuple(Sum(task.cluster, task.of, n, n + 1, vector) for n, vector in zip(nobodys, zero, strict=False))
         return ((replace(task, leaves=stay),) if stay else ()), empty
 
-    def died(self, clients: Group, why: str, kind: str, at: Iterable[Task]) -> Trouble:
+    def died(self, clients: Group, why: str, kind: Kind, at: Iterable[Task]) -> Trouble:
         """An actor died at these clients, which are in one of the tasks `at`; else nobody is to blame."""
         found = [task for task in at if clients and {*clients} <= {c for group in task.groups for c in group}]
-        failed = Failed(clients if found else (), why, "late" if kind == "late" else "died")
+        failed = Failed(clients if found else (), why, kind)
         return self.tries.died(failed, doing_of(found[0]) if found else "training")
 
     def is_new(self, task: Task) -> bool:
@@ -109,9 +109,9 @@ class Surveying:
     def again(self, task: Any) -> tuple[tuple[Any, ...], tuple[Sum, ...]]:
         return (task,), ()
 
-    def died(self, clients: Group, why: str, kind: str, at: Iterable[Any]) -> Trouble:
+    def died(self, clients: Group, why: str, kind: Kind, at: Iterable[Any]) -> Trouble:
         """There is nobody to leave out: who tells nothing has no place among the clusters."""
-        failed = Failed(clients, why, "late" if kind == "late" else "died")
+        failed = Failed(clients, why, kind)
         trouble = self.tries.died(failed, "training")
         if trouble.left_out:
             raise RunError(f"before the first round, client {self.tries.named(clients)}: {why}")

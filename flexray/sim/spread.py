@@ -131,8 +131,10 @@ class Spread:
         lost = [call.task] if call.task is not None else []
         if self.crew.lives[dead.actor] == dead.life:
             at = [*lost, *(c.task for c in self._calls.values() if c.actor == dead.actor and c.task is not None)]
-            late = dead.actor in self._stopped
-            yield self.redo.died(dead.clients, *(("did not answer any more", "late") if late else (dead.why, dead.kind)), at)
+            if dead.actor in self._stopped:
+                yield self.redo.died(dead.clients, "did not answer any more", "late", at)
+            else:
+                yield self.redo.died(dead.clients, dead.why, dead.kind, at)
             lost += self._bury(dead)
         if call.sums is not None and dead.actor == call.actor:  # who was to take them
             self._submit(call.sums, Call(call.giver, moving=call.moving, seconds=self.patience))
