@@ -105,7 +105,7 @@ class RayPool:
             self._queues(work.scoring, [task.groups[0][0] for task in work.scoring], work.training, self.pace < MOVING_SECONDS),
             redo,
             do,
-            Merging(self.actors, among=work.wire.bytes() > LARGE),
+            Merging(self.crew.nodes(), among=work.wire.bytes() > LARGE),
             give=lambda a: hosts[a].give.remote(work.ahead(a)),
             absorb=lambda a, sums: hosts[a].absorb.remote(work.round, sums),
             home=lambda task: self._home(task.groups[0][0]),

@@ -40,7 +40,7 @@ class Crew:
         self.job, self.lives = job, [0] * job.layout.actors
         self.opening: dict[int, Any] = {}
         self._grows, self._looked = grows, perf_counter()
-        self._dead: list[int] = []
+        self._dead: list[str] = []
         self._ids: dict[str, tuple[int, int]] = {}
         self._marks = job.private / ".actors"
         rmtree(self._marks, ignore_errors=True)
@@ -81,9 +81,14 @@ class Crew:
         except RayError as e:
             raise self._died(e) from e
 
+    def nodes(self) -> list[str]:
+        """Where the actor of each place is, by Ray's name of the node; "" for a vacant one."""
+        return ["" if a in self.opening else ray.get(up)[1] for a, up in enumerate(self._up)]
+
     def replace(self, dead: Died) -> None:
         a = dead.actor
-        self._dead += self._pid(a)
+        with suppress(RayError):  # it may never have been up
+            self._dead.append(ray.get(self._up[a], timeout=0)[0])
         self.stop(a)
         self.lives[a] += 1
         self._start(a)
@@ -100,15 +105,9 @@ class Crew:
         with suppress(OSError):
             self._marks.rename(gone)  # at once, so that who is still starting finds no place for a new one
         rmtree(gone, ignore_errors=True)
-        for pid in self._dead:
-            for unfinished in self.job.private.glob(f"*/.{pid}.tmp"):
+        for process in self._dead:
+            for unfinished in self.job.private.glob(f"*/.{process}.tmp"):
                 unfinished.unlink(missing_ok=True)
-
-    def _pid(self, a: int) -> list[int]:
-        """The process at a place, if it ever was up."""
-        with suppress(RayError):
-            return [ray.get(self._up[a], timeout=0)]
-        return []
 
     def _start(self, a: int) -> None:
         if self._courier is None:
@@ -117,7 +116,7 @@ class Crew:
         host = actor.options(**self._options, scheduling_strategy=nodes.spread())
         self.hosts[a] = host.remote(self._shared, self._file(a), self._token, self._courier)
         self._ids[self.hosts[a]._actor_id.hex()] = a, self.lives[a]
-        self._up[a] = self.opening[a] = self.hosts[a].ready.remote()
+        self._up[a] = self.opening[a] = self.hosts[a].up.remote()
 
     def _ready(self) -> None:
         """Returns when all are up, or some are and no more come. Raises what keeps one from starting."""

@@ -15,7 +15,8 @@ class Died(Exception):
 
     def __init__(self, actor: int, life: int, why: str, kind: Kind = "died", clients: Group = ()):
         super().__init__(why)
-        self.actor, self.life, self.why, self.kind, self.clients = actor, life, why, kind, clients
+        self.actor, self.life, self.why, self.clients = actor, life, why, clients
+        self.kind: Kind = kind
 
 
 class Crew(Protocol):

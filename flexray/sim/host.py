@@ -6,7 +6,6 @@ Wrapped by Ray in `actors.py`, called directly by the inline pool.
 from __future__ import annotations
 
 import gc
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import accumulate, pairwise
@@ -79,14 +78,10 @@ class ClientHost:
         self.folds = Folds(self.vectors)
         self._packed = torch.empty(0)
 
-    def ready(self) -> int:
-        """Answers once the process is up: the process id.
-
-        The process is the host's alone: what was loaded by now stays, and is no longer looked through for garbage, which takes
-        longer than many a round.
-        """
+    def ready(self) -> None:
+        """All is loaded. The process is the host's alone: what is there stays, and is no longer looked through for garbage, which takes
+        longer than many a round."""
         gc.freeze()
-        return os.getpid()
 
     def open(self) -> np.ndarray:
         """What travels first, [P]: starting values of the shared parts, zeros for auxiliary state."""

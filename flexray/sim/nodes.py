@@ -15,6 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from flexray.errors import expected
 from flexray.sim import host, supplies
 from flexray.sim.job import Job, Layout
+from flexray.sim.private.store import this_process
 from flexray.sim.supplies import Listing
 
 KEPT = 4
@@ -59,6 +60,11 @@ class ClientHost(host.ClientHost):
         if not mark.with_name(token).exists():
             raise unshared(job.private, ray.util.get_node_ip_address())
         super().__init__(supplied(job, courier), behind=True, tells=True, mark=mark)
+
+    def up(self) -> tuple[str, str]:
+        """Answers once it is: the process and its node, as files and as Ray name them."""
+        self.ready()
+        return this_process(), ray.get_runtime_context().get_node_id()
 
 
 def supplied(job: Job, courier: Any) -> Job:

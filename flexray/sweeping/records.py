@@ -27,7 +27,9 @@ from flexray.sim.run_folder import RunFolder
 from flexray.sweeping.spec import Point, Spec, asked_for
 
 OVER = ("finished", "stopped", "failed")
-MAY_CHANGE = ("sweep.budget", "sweep.samples", "sweep.jobs", "sweep.cpus", "storage.cache", "sweep.metric", "sweep.view")
+MAY_CHANGE = (
+    "sweep.budget", "sweep.samples", "sweep.jobs", "sweep.cpus", "sweep.metric", "sweep.view", "storage.cache", "resources.address",
+)  # fmt: skip
 """Keys that may change when a sweep goes on: they leave every trial as it was begun."""
 
 

@@ -132,10 +132,11 @@ class Policy:
 
 
 def spread_over(crew: Sums, tasks, among: bool, policy: Policy, bound: bool = False) -> Spread:
+    nodes = [crew.data.draw(st.sampled_from("ab")) for _ in crew.lives]
     own = [[task for i, task in enumerate(tasks) if i % len(crew.lives) == a] for a in range(len(crew.lives))]
     return Spread(
         crew, Queues((), own, bound), policy, lambda a, task, _: (crew.call(a, "task", task), None),
-        Merging(len(crew.lives), among), give=lambda a: crew.call(a, "give"), absorb=lambda a, sums: crew.call(a, "absorb", sums),
+        Merging(nodes, among), give=lambda a: crew.call(a, "give"), absorb=lambda a, sums: crew.call(a, "absorb", sums),
     )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -77,7 +78,7 @@ class PrivateStore:
         if not tensors:
             return
         folder = self._folder(client)
-        temporary = f"{folder}/.{os.getpid()}.tmp"
+        temporary = f"{folder}/.{this_process()}.tmp"
         if (found := _rounds(folder)) is None:
             Path(folder).mkdir(mode=0o700, parents=True, exist_ok=True)
         for old in sorted(r for r in found or () if r < round)[:-1]:
@@ -129,6 +130,11 @@ class PrivateStore:
             safe = "".join(c if c.isalnum() or c in "-_" else "_" for c in self.names[client])[:60]
             self._folders[client] = f"{self.root}/{client:05d}-{safe}"
         return self._folders[client]
+
+
+def this_process() -> str:
+    """A name that no other process has, on whichever node."""
+    return f"{platform.node()}-{os.getpid()}"
 
 
 def _rounds(folder: str) -> list[int] | None:
