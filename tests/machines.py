@@ -92,10 +92,14 @@ class Machines:
         """Until so many nodes are there."""
         ask = "import ray, sys; ray.init(sys.argv[1], logging_level='ERROR'); print(sum(n['Alive'] for n in ray.nodes()))"
         before = monotonic()
-        while monotonic() - before < START_SECONDS:
-            found = self.run("-c", ask, self.address).communicate()[0].strip()
-            if found.isdigit() and int(found) >= count:
-                return
+        while monotonic() - before < START_SECONDS and self.nodes[-1].poll() is None:
+            asking = self.run("-c", ask, self.address)
+            with suppress(subprocess.TimeoutExpired):  # where nobody listens, Ray would try for minutes
+                found = asking.communicate(timeout=20)[0].strip()
+                if found.isdigit() and int(found) >= count:
+                    return
+            asking.kill()
+            asking.communicate()
             sleep(0.5)
         raise TimeoutError(f"{count} nodes did not start: see {self.folder}/node-*.log")
 
