@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 FILES = {
@@ -17,6 +20,25 @@ FILES = {
 """Keys of files that are there already, and what is never one. A name that no file has may be a hub id."""
 PLACES = ("storage.cache", "storage.checkpoint", "storage.key", "storage.private")
 """Keys of files and folders that may be made yet."""
+
+LARGEST = 64 << 20
+"""Bytes of a file that is read as a whole, and is no data."""
+
+
+def contents(path: Path | str, most: int = LARGEST) -> bytes:
+    """A file's bytes. Raises OSError for more than `most`, and for pipes and devices, which may never end: but what a shell opened for
+    us (`<(…)`, /dev/stdin) is read."""
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+        kind = os.fstat(file.fileno()).st_mode
+        if stat.S_ISDIR(kind):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not stat.S_ISREG(kind) and not (stat.S_ISFIFO(kind) and str(path).startswith(("/dev/", "/proc/"))):
+            raise OSError(errno.EINVAL, "a pipe or a device")
+        os.set_blocking(file.fileno(), True)
+        found = file.read(most + 1)
+    if len(found) > most:
+        raise OSError(errno.EFBIG, f"more than {most >> 20} MB")
+    return found
 
 
 def absolute(values: Mapping[Any, Any], at: str = "") -> dict[Any, Any]:

@@ -15,7 +15,8 @@ from flexray.folder import PACKAGE
 
 FLOORS = (
     ("errors",),
-    ("state", "parts", "folder", "raw", "local_files", "statistics"),
+    ("local_files",),
+    ("state", "parts", "folder", "raw", "statistics"),
     ("algorithm", "metric", "tracker", "schema", "sections", "server", "part_problems"),
     ("strength", "sections_privacy", "sections_system"),
     ("algorithms", "models", "data", "metrics", "trackers", "findings"),

@@ -1,16 +1,20 @@
 """A run folder goes on, and is used, from anywhere: what it says of files does not depend on where it was begun."""
 
 import json
+import os
 import shutil
 
 import pytest
 import yaml
 
-from flexray import api
+from flexray import api, folder, raw
 from flexray.comparison import spec as comparison
 from flexray.comparison.folder import check_folder
 from flexray.config import Experiment
-from flexray.local_files import absolute, absolute_at
+from flexray.errors import ConfigError
+from flexray.local_files import absolute, absolute_at, contents
+from flexray.sim.private.sealed import seal_of
+from flexray.sim.system.files import profiles, traces
 from flexray.sweeping import spec as sweep
 from flexray.sweeping.records import Record, Records
 
@@ -131,3 +135,67 @@ def test_a_trial_of_before_is_the_same_setting(tmp_path, monkeypatch):
     found = records.read(0)
     assert found is not None and found.point == {"data.path": f"{tmp_path}/a.jsonl"}
     assert json.loads((tmp_path / "out/trials/000.json").read_text())["spec"] == {"data": {"path": f"{tmp_path}/a.jsonl"}}
+
+
+def test_neither_pipes_nor_devices_are_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "large").write_bytes(b"x" * 11)
+    (tmp_path / "fine").write_bytes(b"x" * 10)
+    assert contents(tmp_path / "fine", 10) == b"x" * 10
+    for path, said in (
+        (tmp_path / "pipe", "a pipe or a device"),
+        ("/dev/zero", "a pipe or a device"),
+        (tmp_path, "Is a directory"),
+        (tmp_path / "large", "more than 0 MB"),
+        (tmp_path / "none", "No such file"),
+    ):
+        with pytest.raises(OSError, match=said):
+            contents(path, 10)
+    read, write = os.pipe()
+    os.write(write, b"rounds: 3")
+    os.close(write)
+    assert contents(f"/dev/fd/{read}", 10) == b"rounds: 3"  # as a shell's <(…) gives it
+    os.close(read)
+
+
+@pytest.mark.parametrize("key", ["config", "system.profiles", "system.availability", "storage.key", "algorithm.name"])
+@pytest.mark.parametrize("what", ["pipe", "device"])
+def test_files_that_never_end_are_refused_by_their_key(tmp_path, key, what):
+    path = tmp_path / "x.py" if key == "algorithm.name" else tmp_path / "x.csv"
+    path.symlink_to("/dev/zero") if what == "device" else os.mkfifo(path)
+    read = {
+        "config": raw.read_yaml,
+        "system.profiles": lambda file: profiles(file, ["a"]),
+        "system.availability": lambda file: traces(file, ["a"], None),
+        "storage.key": seal_of,
+        "algorithm.name": lambda file: folder.load("algorithms", str(file), "algorithm.name"),
+    }[key]
+    with pytest.raises(ConfigError) as e:
+        read(path)
+    assert str(e.value).startswith(f"{key}: expected") and str(path) in str(e.value) and "a pipe or a device" in str(e.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("x.csv", b"client,compute\n\xe9,1\n", "expected UTF-8 text, got 'byte 0xe9 in "),
+        ("x.json", b"[" * 100_000, "expected JSON, got "),
+        ("x.csv", b"", "expected what it says of clients, got 'nothing in "),
+        ("x.json", b"{}", "expected what it says of clients, got 'nothing in "),
+    ],
+)
+def test_files_of_clients_that_cannot_be_read(tmp_path, name, content, said):
+    (tmp_path / name).write_bytes(content)
+    for read in (lambda file: profiles(file, ["a"]), lambda file: traces(file, ["a"], None)):
+        with pytest.raises(ConfigError) as e:
+            read(tmp_path / name)
+        assert said in str(e.value) and name in str(e.value)
+
+
+def test_large_configs_and_code_that_ends_the_process(tmp_path):
+    (tmp_path / "x.yaml").write_text("a: " + "x" * (2 << 20))
+    with pytest.raises(ConfigError, match=r"x\.yaml' \(more than 2 MB\)"):
+        raw.read_yaml(tmp_path / "x.yaml")
+    (tmp_path / "x.py").write_text("raise SystemExit(0)\n")
+    with pytest.raises(ConfigError, match=r"algorithm\.name: expected Python code that runs, got SystemExit"):
+        folder.load("algorithms", str(tmp_path / "x.py"), "algorithm.name")
