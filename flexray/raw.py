@@ -41,6 +41,11 @@ class _Loader(yaml.SafeLoader):
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        super().flatten_mapping(node)
+        if len(node.value) > MOST:  # a merge of merges of merges
+            raise yaml.constructor.ConstructorError(None, None, f"more than {MOST:,} keys by `<<`", node.start_mark)
+
 
 def read(path: Path | None, sets: tuple[str, ...] = ()) -> dict[str, Any]:
     """A YAML file's values (none: no values), with `dotted.key=value` overrides, whose values are YAML too."""

@@ -249,4 +249,6 @@ def test_names_of_columns(tmp_path):
     (tmp_path / "wide.csv").write_text(f"instruction,output,{names}\n")
     assert "expected rows, got none in wide.csv" in refused(tmp_path / "wide.csv", tmp_path)
     (tmp_path / "half.jsonl").write_text(LINES + '{"instruction": "a", "output": "b", "\\ud800": 1}\n')
-    assert "valid JSON in half.jsonl, line 25, got half a surrogate pair in the name" in refused(tmp_path / "half.jsonl", tmp_path)
+    assert "valid JSON in half.jsonl, line 25, got half a surrogate pair in the name" in refused(
+        tmp_path / "half.jsonl", tmp_path
+    )

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from flexray.config import Experiment
 from flexray.data.clients import Client
+from flexray.data.corpus import Corpus
 from flexray.data.prepare import prepare as prepare_data
 from flexray.errors import expected
 from flexray.models import backbone as backbones
-from flexray.models import checkpoint, costs
+from flexray.models import checkpoint, costs, sound
 from flexray.models.backbone import Backbone
 from flexray.models.seats import shapes_of
 from flexray.models.tokenizer import Tokenizer
@@ -87,6 +88,7 @@ def prepare(x: Experiment, there: Mapping[str, float], private: Path, trials: Tr
     skeleton = backbones.skeleton(x.model, x.plugins)
     encoder = Tokenizer(checkpoint.locate(x.model), x.model.revision, x.model.trust_remote_code)
     data = prepare_data(x.data, x.clients, x.seed, encoder, cache)
+    _check_tokens(x, skeleton, encoder, data.corpus)
     cohort = updates(x, len(data.clients))
     job = Job(
         spec=x.spec(),
@@ -117,6 +119,13 @@ def resolved(job: Job) -> Experiment:
     x, layout = job.experiment, job.layout
     resources = x.resources.model_copy(update={"threads": layout.threads})
     return x.model_copy(update={"placement": layout.placement, "seats": layout.seats, "resources": resources})
+
+
+def _check_tokens(x: Experiment, skeleton: Backbone, encoder: Tokenizer, corpus: Path) -> None:
+    """Looks at the rows only where the tokenizer could go beyond the model."""
+    tokens = skeleton.model.get_input_embeddings().num_embeddings
+    if encoder.highest >= tokens:
+        sound.check_tokens(x.model, tokens, Corpus(corpus).highest)
 
 
 def _private_bytes(job: Job, found: Measured) -> int:
