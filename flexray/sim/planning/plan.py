@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from flexray.config import Experiment
 from flexray.data.clients import Client
@@ -123,7 +124,8 @@ def resolved(job: Job) -> Experiment:
 
 def _check_tokens(x: Experiment, skeleton: Backbone, encoder: Tokenizer, corpus: Path) -> None:
     """Looks at the rows only where the tokenizer could go beyond the model."""
-    tokens = skeleton.model.get_input_embeddings().num_embeddings
+    model: Any = skeleton.model
+    tokens = model.get_input_embeddings().num_embeddings
     if encoder.highest >= tokens:
         sound.check_tokens(x.model, tokens, Corpus(corpus).highest)
 
