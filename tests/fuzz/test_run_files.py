@@ -186,6 +186,21 @@ def test_what_a_report_reads(runs, tried, harm, name):
     assert name in said or (harm is gone and name == "clients.json" and "run folders" in said)
 
 
+@pytest.mark.parametrize("name", ["clients/000001.parquet", "clients.json", "config.yaml", "rounds/000001.parquet"])
+@pytest.mark.parametrize(
+    "harm", [gone, lambda file: file.write_bytes(b""), lambda file: [gone(file), file.mkdir()], lambda file: endless(file)]
+)
+def test_what_a_report_reads_of_a_run_that_goes_on(runs, tried, harm, name):
+    if (harm, name) == (gone, "rounds/000001.parquet"):
+        return  # as if that round had not been played yet
+    assert f"{name}'" in tried(runs[0], lambda copy: harm(copy / name), lambda copy: reading.read([copy]))
+
+
+def endless(file: Path) -> None:
+    gone(file)
+    file.symlink_to("/dev/zero")
+
+
 @pytest.mark.parametrize("harm", [half, lambda file: file.write_text("[]"), lambda file: file.write_bytes(b"\xff")])
 def test_the_summary(runs, tried, harm):
     for use in (api.load_run, open_run, lambda copy: reading.read([copy])):
