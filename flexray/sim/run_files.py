@@ -52,7 +52,7 @@ def check_finished(run: Path) -> None:
 
 
 def check_scored(run: Path) -> None:
-    """Raises ConfigError where scores are gone that an evaluation tells of. Scores are written first: a run that goes on is never refused."""
+    """Raises ConfigError where scores are gone that an evaluation tells of. Scores are written first: a run that goes on has them."""
     times = _rounds(run, "evaluations")
     if lost := times - _rounds(run, "clients"):
         raise _wrong(run / "clients" / f"{min(lost):06d}.parquet", "none")

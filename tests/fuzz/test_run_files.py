@@ -70,6 +70,20 @@ def gone(file: Path) -> None:
     file.unlink()
 
 
+def emptied(file: Path) -> None:
+    file.write_bytes(b"")
+
+
+def a_folder(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+def endless(file: Path) -> None:
+    file.unlink()
+    file.symlink_to("/dev/zero")
+
+
 def wrong_value(file: Path) -> None:
     """One bit of a table's first column, or what no JSON may have in its middle."""
     content = bytearray(file.read_bytes())
@@ -187,18 +201,11 @@ def test_what_a_report_reads(runs, tried, harm, name):
 
 
 @pytest.mark.parametrize("name", ["clients/000001.parquet", "clients.json", "config.yaml", "rounds/000001.parquet"])
-@pytest.mark.parametrize(
-    "harm", [gone, lambda file: file.write_bytes(b""), lambda file: [gone(file), file.mkdir()], lambda file: endless(file)]
-)
+@pytest.mark.parametrize("harm", [gone, emptied, a_folder, endless])
 def test_what_a_report_reads_of_a_run_that_goes_on(runs, tried, harm, name):
     if (harm, name) == (gone, "rounds/000001.parquet"):
         return  # as if that round had not been played yet
     assert f"{name}'" in tried(runs[0], lambda copy: harm(copy / name), lambda copy: reading.read([copy]))
-
-
-def endless(file: Path) -> None:
-    gone(file)
-    file.symlink_to("/dev/zero")
 
 
 @pytest.mark.parametrize("harm", [half, lambda file: file.write_text("[]"), lambda file: file.write_bytes(b"\xff")])
@@ -213,6 +220,23 @@ def test_who_took_part_and_what_trackers_know(runs, tried):
         assert "clients.json'" in tried(runs[0], lambda copy: harm(copy / "clients.json"), api.resume)  # noqa: B023
     said = tried(runs[0], lambda copy: half(copy / "tracking.json"), api.resume)
     assert "tracking.json'" in said and "delete it: then all is told anew" in said
+
+
+@pytest.mark.parametrize("content", ["[", '[{"round": 0}]', "[5]", ""])
+def test_who_was_left_out(runs, tried, content):
+    assert "left_out.json'" in tried(runs[0], lambda copy: (copy / "left_out.json").write_text(content), api.resume)
+
+
+@pytest.mark.parametrize("place", ["data.tokenise._write", "models.backbone._convert"])
+def test_a_cache_without_room(small, tmp_path, monkeypatch, place):
+    def full(*_: object) -> None:
+        raise OSError("131072 requested and 45248 written")
+
+    monkeypatch.setattr(f"flexray.{place}", full)
+    with pytest.raises(ConfigError) as e:
+        api.simulate(small(storage={"cache": str(tmp_path / "cache")}), tmp_path / "run")
+    said = f"storage.cache: expected a folder with room for the model and the data, got '{tmp_path}/cache'; make room"
+    assert said in str(e.value) and not (tmp_path / "run").exists()
 
 
 def test_the_config(runs, tried):

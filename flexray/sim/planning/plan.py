@@ -24,7 +24,7 @@ from flexray.sim.planning import sizes
 from flexray.sim.planning.forecast import Forecast, forecast
 from flexray.sim.planning.gauge import free_memory, free_of_gpu
 from flexray.sim.planning.layout import arrange
-from flexray.sim.planning.places import possible
+from flexray.sim.planning.places import making, possible
 from flexray.sim.planning.sample import Rows
 from flexray.sim.planning.settle import Ground, Trials, settled, weighed
 from flexray.sim.planning.sizes import Disk, Memory
@@ -88,20 +88,22 @@ def prepare(x: Experiment, there: Mapping[str, float], private: Path, trials: Tr
     possible(private, "storage.private" if x.storage.private else "--out")
     skeleton = backbones.skeleton(x.model, x.plugins)
     encoder = Tokenizer(checkpoint.locate(x.model), x.model.revision, x.model.trust_remote_code)
-    data = prepare_data(x.data, x.clients, x.seed, encoder, cache)
+    with making(cache, "storage.cache"):
+        data = prepare_data(x.data, x.clients, x.seed, encoder, cache)
+        backbone, kit = backbones.prepare(x.model, cache, x.plugins), kits.prepare(x, encoder, cache)
     _check_tokens(x, skeleton, encoder, data.corpus)
     cohort = updates(x, len(data.clients))
     job = Job(
         spec=x.spec(),
         layout=arrange(x, there, cohort),
-        backbone=backbones.prepare(x.model, cache, x.plugins),
+        backbone=backbone,
         corpus=data.corpus,
         private=private,
         clients=data.clients,
         shapes=shapes_of(skeleton, x.algorithm.parts),
         cohort=cohort,
         costs=_costs(x, skeleton),
-        kit=kits.prepare(x, encoder, cache),
+        kit=kit,
         fleet=fleet(x.system, [c.name for c in data.clients], x.seed),
     )
     job = protected(job)
