@@ -18,6 +18,7 @@ from flexray.raw import read_yaml
 
 LARGEST = 1 << 30
 """Bytes of a JSON file: a million clients."""
+ENDS = (".json", ".parquet", ".safetensors", ".yaml")
 PUT_BACK = "put the file back as it was, or start the run anew"
 MENDS = {
     "summary.json": "delete it, and have it written again by `flexray simulate --resume {}`",
@@ -36,7 +37,10 @@ COLUMNS = {
 
 
 def check_whole(run: Path) -> None:
-    """Raises ConfigError where a run has played rounds, and a file that they were committed with is gone."""
+    """Raises ConfigError where a run has played rounds, and a file that they were committed with is gone, or is none."""
+    for file in (f for pattern in ("*.*", "*/*.parquet") for f in run.glob(pattern)):
+        if not file.is_file() and file.suffix in ENDS:
+            raise _wrong(file, "something else than a file")
     played = (run / "rounds.parquet").exists() or len(list((run / "rounds").glob("*.parquet"))) > 1
     server, dealt = run / "server.safetensors", run / "clients.json"
     for file, wanted in ((server, played), (dealt, played or server.exists())):

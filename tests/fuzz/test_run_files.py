@@ -215,6 +215,13 @@ def test_the_summary(runs, tried, harm):
         assert "summary.json'" in said and "delete it, and have it written again by `flexray simulate --resume" in said
 
 
+@pytest.mark.parametrize("harm", [a_folder, endless])
+@pytest.mark.parametrize("name", ["bytes/000001.parquet", "rows/000000.parquet", "server.safetensors", "versions.json"])
+def test_what_is_no_file_any_more(runs, tried, harm, name):
+    said = tried(runs[0], lambda copy: harm(copy / name), api.resume)
+    assert f"{name}' as it was written, got something else than a file" in said
+
+
 def test_who_took_part_and_what_trackers_know(runs, tried):
     for harm in OF_TABLES:
         assert "clients.json'" in tried(runs[0], lambda copy: harm(copy / "clients.json"), api.resume)  # noqa: B023
