@@ -17,7 +17,7 @@ from flexray.sections_system import system_problems
 
 def combinations(x: Any) -> list[str]:
     """Settings that contradict each other, or that would be ignored."""
-    found, t = [*_below_one(x), *protection(x), *system_problems(x)], x.train
+    found, t = [*_below_one(x), *_beyond(x), *protection(x), *system_problems(x)], x.train
     if isinstance(x.cohort, float) and not 0 < x.cohort <= 1:
         found.append(f"cohort: expected a share in (0, 1] or a number of clients, got {x.cohort}; leave it out for all")
     if isinstance(x.cohort, int) and not 1 <= x.cohort <= (x.clients or x.cohort):
@@ -61,6 +61,20 @@ def _below_one(x: Any) -> Iterator[str]:
     for key, (got, words, mend) in of.items():
         if isinstance(got, int) and got < 1:
             yield f"{key}: expected {words} or at least 1, got {got}; use {mend}"
+
+
+def _beyond(x: Any) -> Iterator[str]:
+    """Numbers that would take all memory, or that a library crashes at, before anybody could tell why."""
+    of = {
+        "resources.threads": (x.resources.threads, 1024),
+        "train.batch": (x.train.batch, 100_000),
+        "evaluation.inside_rows": (x.evaluation.inside_rows, 10_000),
+        **({"clients": (x.clients, 100_000)} if x.data.path == "builtin" else {}),
+    }
+    for key, (got, most) in of.items():
+        if isinstance(got, int) and got > most:
+            where = " of the built-in corpus" if key == "clients" else ""
+            yield f"{key}: expected at most {most:,}{where}, got {got}; lower it"
 
 
 def unknown_names(x: Any) -> list[str]:

@@ -15,8 +15,11 @@ from pathlib import Path
 from typing import ClassVar
 
 from flexray.errors import ConfigError, did_you_mean
+from flexray.local_files import contents
 
 PACKAGE = Path(__file__).parent
+LARGEST = 1 << 20
+"""Bytes of a file of somebody's own."""
 BASES = {
     "algorithms": ("flexray.algorithm", "Algorithm"),
     "data/partitions": ("flexray.data.partition", "Partition"),
@@ -50,7 +53,7 @@ def _files(kind: str) -> list[Path]:
 def read_source(name: str, key: str) -> str:
     """The text of a file of the user's own; `key` is the config key to blame."""
     try:
-        return Path(name).read_text(encoding="utf-8")
+        return contents(name, LARGEST).decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
     except (OSError, ValueError) as e:
         raise ConfigError(
             f"{key}: expected a readable file, got {name!r} ({getattr(e, 'strerror', None) or e}); check the path"
@@ -98,7 +101,7 @@ def _user_module(name: str, key: str, plugins: Mapping[str, str]) -> types.Modul
     sys.modules[module.__name__] = module  # dataclasses and pickle find a module by its name
     try:
         exec(compile(source, name, "exec"), module.__dict__)
-    except Exception as e:
+    except (Exception, SystemExit) as e:
         del sys.modules[module.__name__]
         raise ConfigError(f"{key}: expected Python code that runs, got {type(e).__name__}: {e} in {name!r}; mend it") from e
     return module

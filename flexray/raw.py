@@ -9,11 +9,14 @@ from typing import Any
 import yaml
 
 from flexray.errors import ConfigError, did_you_mean
+from flexray.local_files import contents
 
 NAMED = ("algorithm", "data.partition")
 """Sections that may be written as their name alone."""
 MOST = 100_000
 """Values of a file, each counted wherever an alias puts it."""
+LARGEST = 2 << 20
+"""Bytes of a file: a second or so for each 100,000."""
 DEEPEST = 50
 """Sections and lists within each other."""
 
@@ -38,6 +41,11 @@ class _Loader(yaml.SafeLoader):
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        super().flatten_mapping(node)
+        if len(node.value) > MOST:  # a merge of merges of merges
+            raise yaml.constructor.ConstructorError(None, None, f"more than {MOST:,} keys by `<<`", node.start_mark)
+
 
 def read(path: Path | None, sets: tuple[str, ...] = ()) -> dict[str, Any]:
     """A YAML file's values (none: no values), with `dotted.key=value` overrides, whose values are YAML too."""
@@ -50,7 +58,7 @@ def read(path: Path | None, sets: tuple[str, ...] = ()) -> dict[str, Any]:
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file that holds a mapping."""
     try:
-        values = _parse(path.read_text(encoding="utf-8"))
+        values = _parse(contents(path, LARGEST).decode("utf-8"))
     except OSError as e:
         raise ConfigError(f"config: expected a readable file, got {str(path)!r} ({e.strerror}); {_near(path)}") from None
     except (yaml.YAMLError, UnicodeDecodeError, _Unfit) as e:

@@ -109,6 +109,10 @@ class Recipe(config.Section):
 
 def load(path: Path | None, sets: tuple[str, ...] = ()) -> Recipe:
     """A recipe from a YAML file and overrides `dotted.key=value`."""
+    if path and not raw.read(path):
+        raise ConfigError(
+            f"config: expected a recipe, got nothing in {str(path)!r}; write `steps: 3000`, or take configs/tiny.yaml"
+        )
     recipe = config.section(Recipe, raw.read(path, sets))
     if problems := list(_problems(recipe)):
         raise ConfigError(*problems)

@@ -25,6 +25,11 @@ def problems(*sets: str) -> list[str]:
 UNKNOWN = "expected a known key, got an unknown one"
 COUNT = "expected a whole number of at least 1"
 WRONG = {
+    # beyond all machines
+    "resources.threads=100000": "resources.threads: expected at most 1,024, got 100000; lower it",
+    "train.batch=100000000": "train.batch: expected at most 100,000, got 100000000; lower it",
+    "evaluation.inside_rows=10000000": "evaluation.inside_rows: expected at most 10,000, got 10000000; lower it",
+    "clients=10000000": "clients: expected at most 100,000 of the built-in corpus, got 10000000; lower it",
     # keys
     "rouds=3": f"rouds: {UNKNOWN}; did you mean 'rounds'?",
     "lr=0.1": f"lr: {UNKNOWN}; did you mean 'train.lr'?",

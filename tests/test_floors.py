@@ -15,6 +15,7 @@ from flexray.folder import PACKAGE
 
 FLOORS = (
     ("errors",),
+    ("local_files",),
     ("state", "parts", "folder", "raw", "statistics"),
     ("algorithm", "metric", "tracker", "schema", "sections", "server", "part_problems"),
     ("strength", "sections_privacy", "sections_system"),

@@ -218,6 +218,51 @@ def test_nothing_private_reaches_the_driver_or_the_object_store(ray_here, small,
     assert pattern(PRIVATE) not in crossed and not in_store(pattern(PRIVATE))
 
 
+KEEPS = {
+    "flex, top-k": {"algorithm": {"name": "flex"}, "compress": {"kind": "topk", "keep": 0.2}},
+    "fedper": {"algorithm": {"name": "fedper"}},
+    "local": {"algorithm": {"name": "local"}},
+    "ditto, masked": {"algorithm": {"name": "ditto"}, "privacy": {"secure_aggregation": {"protocol": "secagg"}}},
+    "fed_dpa": {"algorithm": {"name": "fed_dpa"}},
+    "fedalt": {"algorithm": {"name": "fedalt"}},
+    "pfedme": {"algorithm": {"name": "pfedme"}},
+}
+
+
+def pieces(files: list[Path]) -> dict[str, bytes]:
+    """32 bytes of each tensor: from its start, its middle and its end."""
+    found = {}
+    for file in files:
+        for name, t in load_file(file).items():
+            raw = t.contiguous().numpy().tobytes()
+            for at in {0, len(raw) // 128 * 64, max(0, len(raw) - 32)}:
+                if len(set(piece := raw[at : at + 32])) > 16:
+                    found[f"{file.parent.name} {file.name} {name} {at}"] = piece
+    return found
+
+
+@pytest.mark.parametrize("name", [n if i < 1 else pytest.param(n, marks=pytest.mark.slow) for i, n in enumerate(KEEPS)])
+def test_nothing_that_a_method_keeps_is_anywhere_but_in_its_files(ray_here, small, tmp_path, monkeypatch, name):
+    """Not in what the driver got, nor in the object store, nor in any other file of the run or of Ray's session."""
+    import ray
+
+    from flexray.sim.actors import RayPool
+
+    x = small(**KEEPS[name], rounds=2, resources={"backend": "ray", "cpu_per_client": 2}, tracking=["tensorboard"])
+    job, plan = prepare(x, CPU4, (tmp_path / "private").absolute())
+    api._open_folder(tmp_path / "run", job, plan)
+    found = received(monkeypatch)
+    list(run(job, RayPool, tmp_path / "run"))
+    shared = (tmp_path / "run" / "server.safetensors").read_bytes() + job.backbone.joinpath("backbone.safetensors").read_bytes()
+    kept = {n: p for n, p in pieces(sorted((tmp_path / "private").rglob("*.safetensors"))).items() if p not in shared}
+    assert len(kept) > 20
+    session = Path(ray._private.worker._global_node.get_session_dir_path())
+    files = [f for folder in (tmp_path / "run", session) for f in folder.rglob("*") if f.is_file()]
+    for where in (b"".join(pickle.dumps(one) for one in found), *(f.read_bytes() for f in files)):
+        assert not [n for n, piece in kept.items() if piece in where]
+    assert not [n for n in sorted(kept)[:: max(1, len(kept) // 12)] if in_store(kept[n])]
+
+
 def test_masked_sums_are_all_that_the_driver_gets(ray_here, small, tmp_path, monkeypatch):
     """Whatever actors summed, bits that are set half the time; and no client's plain values."""
     from flexray.sim.actors import RayPool

@@ -143,3 +143,10 @@ def test_the_packaged_bases_recipe_is_read():
     made = recipe.load(Path(__file__).parents[1] / "configs" / "tiny.yaml")
     written = json.loads((tiny.folder() / "training.json").read_text())["recipe"]
     assert recipe.Recipe(**written) == made
+
+
+def test_an_empty_recipe_is_no_recipe(tmp_path):
+    """It would train for minutes what nobody asked for."""
+    (tmp_path / "empty.yaml").write_text("# later\n")
+    with pytest.raises(ConfigError, match=r"config: expected a recipe, got nothing in '.*empty\.yaml'; write `steps: 3000`"):
+        recipe.load(tmp_path / "empty.yaml")

@@ -86,3 +86,10 @@ def test_a_file_that_is_not_there_names_the_one_that_was_meant(tmp_path):
         raw.read(tmp_path / "doly.yaml")
     with pytest.raises(ConfigError, match="check the path"):
         raw.read(tmp_path / "nowhere" / "c.yaml")
+
+
+def test_merges_of_merges_of_merges():
+    """Twelve lines that stand for nine to the twelfth keys."""
+    lines = ["a0: &a0 {x: 1}", *(f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 9)}]}}" for i in range(1, 13))]
+    with pytest.raises(ConfigError, match="more than 100,000 keys by `<<`"):
+        raw.override({}, "train={" + ", ".join(lines) + "}")

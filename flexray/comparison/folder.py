@@ -12,6 +12,7 @@ from flexray.comparison.spec import Cell, Spec, asked_for
 from flexray.config import Experiment
 from flexray.errors import ConfigError, expected
 from flexray.findings import show
+from flexray.local_files import absolute
 from flexray.raw import read_yaml
 from flexray.sim.planning.places import possible
 from flexray.sim.planning.plan import Plan
@@ -45,7 +46,7 @@ def check_folder(spec: Spec, path: Path, resume: bool) -> None:
 def _check_same(name: str, before: Experiment, now: Experiment) -> None:
     changed = [
         f"{key}: expected {show(a)} as when {name} was begun, got {show(b)}; keep it, or use another --out"
-        for key, a, b in differences(before.spec(), now.spec())
+        for key, a, b in differences(absolute(before.spec()), absolute(now.spec()))
         if not any(f"{key}.".startswith(f"{may}.") for may in SETTLED_ANEW)
     ]
     if changed:

@@ -16,6 +16,7 @@ from flexray.comparison.overlay import leaves, overlaid, sections
 from flexray.config import Experiment, Section, section
 from flexray.errors import ConfigError, did_you_mean, expected
 from flexray.findings import show
+from flexray.local_files import absolute
 
 LABEL = "letters, digits and . _ + - (it names folders)"
 COMMON = ("seed", "plugins", "compare", "clients", "evaluation", "resources", "storage", "data.path")
@@ -152,7 +153,7 @@ def read(values: Mapping[str, Any]) -> Spec:
         raise ConfigError(*problems)
     if "seed" in values:
         raise expected("seed", "none beside compare.seeds", values["seed"], "drop it")
-    spec = Spec({key: value for key, value in values.items() if key != "compare"}, compare)
+    spec = Spec(absolute({key: value for key, value in values.items() if key != "compare"}), compare)
     known = numbers(spec.cells[0].experiment)
     if wrong := [name for name in compare.metrics or () if name not in known]:
         raise expected("compare.metrics", "numbers of evaluation.metrics", wrong[0], did_you_mean(wrong[0], known))
@@ -175,7 +176,7 @@ def _methods(given: Any) -> dict[str, Any]:
                 f"compare.methods.{label}: expected what the method changes, or its name, got {show(changes)}; "
                 f"write `{label}: {{algorithm: …}}`"
             )
-    return {str(label): {"algorithm": c} if isinstance(c, str) else dict(c) for label, c in named.items()}
+    return {str(label): {"algorithm": c} if isinstance(c, str) else absolute(c) for label, c in named.items()}
 
 
 def _problems(c: Compare) -> Iterator[str]:

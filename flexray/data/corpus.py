@@ -54,6 +54,11 @@ class Corpus:
         return np.concatenate([np.diff(offsets) for offsets in self._offsets])
 
     @property
+    def highest(self) -> int:
+        """The highest number of a token; −1 where there is none."""
+        return max((int(tokens.max()) for tokens in self._tokens if len(tokens)), default=-1)
+
+    @property
     def cuts(self) -> np.ndarray:
         """[N] what each row had to lose to fit: numbers of `prompts.Cut`."""
         return np.concatenate([_buffer(batch.column("cut"), 1, batch.num_rows) for batch in self._batches])

@@ -4,6 +4,7 @@ A row is (where, values): where to blame, as in `train.jsonl, line 7`, and the r
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -13,6 +14,8 @@ from flexray.errors import ConfigError
 Row = tuple[str, dict[str, Any]]
 READ_ROWS = 1000
 CSV_BLOCK = 1 << 26  # bytes; a row must fit into one
+LONGEST_LINE = 1 << 28  # bytes
+LARGEST_ARRAY = 1 << 31  # bytes of a file that is parsed as a whole
 KINDS = {
     b"\x1f\x8b": ("a gzip archive", "unpack it first"),
     b"PK\x03\x04": ("a zip archive or a spreadsheet", "unpack it, or save the sheet as CSV"),
@@ -26,8 +29,10 @@ KINDS = {
 def json_lines(path: Path) -> Iterator[Row]:
     """One object a line; blank lines are skipped."""
     with _opened(path) as f:
-        for number, line in enumerate(f, start=1):
+        for number, line in enumerate(iter(lambda: f.readline(LONGEST_LINE + 1), b""), start=1):
             where = f"{path.name}, line {number}"
+            if len(line) > LONGEST_LINE:
+                raise _wrong(where, f"at most {LONGEST_LINE >> 20} MB", "more in one line", "give each row a line of its own")
             text = _decoded(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line, where)
             if text.strip():
                 yield where, _an_object(_parsed(text, path, number), where)
@@ -78,13 +83,23 @@ def csv(path: Path) -> Iterator[Row]:
 
 def parquet(path: Path) -> Iterator[Row]:
     import pyarrow as pa
-    from pyarrow import parquet as arrow_parquet
 
     try:
-        with arrow_parquet.ParquetFile(path) as file:
+        with _parquet(path) as file:
             _check_names(file.schema_arrow.names, path.name)
             yield from _numbered(path.name, _as_rows(path.name, file.iter_batches(READ_ROWS)))
     except (pa.ArrowException, ValueError, OSError, MemoryError) as e:  # a length that is none asks for any memory
+        raise _wrong(path.name, "a Parquet file", _first_line(e), "write the file again") from None
+
+
+def _parquet(path: Path) -> Any:
+    """The file, its footer read."""
+    import pyarrow as pa
+    from pyarrow import parquet as arrow_parquet
+
+    try:
+        return arrow_parquet.ParquetFile(path)
+    except (pa.ArrowException, ValueError, OSError, MemoryError) as e:
         raise _wrong(path.name, "a Parquet file", _first_line(e), "write the file again") from None
 
 
@@ -128,6 +143,14 @@ READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
 }
 
 
+def check(path: Path) -> None:
+    """Raises ConfigError unless the file begins as its name says: before all of it is read."""
+    if path.suffix.lower() == ".parquet":
+        _parquet(path).close()
+    else:
+        _opened(path).close()
+
+
 def _opened(path: Path) -> BinaryIO:
     """The file, if it begins as text does."""
     try:
@@ -145,10 +168,12 @@ def _opened(path: Path) -> BinaryIO:
 
 
 def _read_all(file: BinaryIO, path: Path) -> bytes:
+    mend = "write one object a line in a .jsonl file, which is read line by line"
     try:
+        if (size := path.stat().st_size) > LARGEST_ARRAY:
+            raise _wrong(path.name, f"at most {LARGEST_ARRAY >> 30} GB", f"{size / 2**30:.1f} GB", mend)
         return file.read()
     except (OSError, MemoryError) as e:
-        mend = "write one object a line in a .jsonl file, which is read line by line"
         raise _wrong(path.name, "a file that fits into memory", _first_line(e), mend) from None
 
 
@@ -176,16 +201,17 @@ def _parsed(text: str, path: Path, line: int | None) -> Any:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object no key of which is there twice."""
+    """An object no key of which is there twice, or is no text."""
     made = dict(pairs)
     if len(made) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{next(n for n in names if names.count(n) > 1)!r} twice in one object")
+        raise ValueError(f"{Counter(name for name, _ in pairs).most_common(1)[0][0]!r} twice in one object")
+    if odd := [name for name in made if not name.isascii() and any("\ud800" <= c <= "\udfff" for c in name)]:
+        raise ValueError(f"half a surrogate pair in the name {odd[0]!a}")
     return made
 
 
 def _check_names(names: list[str], where: str) -> None:
-    if repeated := sorted({n for n in names if names.count(n) > 1}):
+    if repeated := sorted(n for n, times in Counter(names).items() if times > 1):
         raise _wrong(where, "columns with different names", f"{repeated[0]!r} twice", "rename one")
 
 

@@ -10,6 +10,8 @@ from flexray.data.options import Columns, Data
 from flexray.data.sources import SPLITS, Piece, Source, find
 from flexray.errors import ConfigError, did_you_mean
 
+LONGEST_TEXT = 10_000_000
+"""Characters; a tokenizer takes some forty bytes for each."""
 SCALARS = (str, bool, int, float, decimal.Decimal, datetime.date, datetime.datetime, datetime.time)
 
 
@@ -117,6 +119,11 @@ def _check_types(values: Mapping[str, Any], columns: Columns, where: str, kept: 
             raise ConfigError(
                 f"data.columns.{key}: expected text in the column {name!r}, got {type(value).__name__} in {where}; "
                 "choose another column or make it text"
+            )
+        if isinstance(value, str) and len(value) > LONGEST_TEXT:
+            raise ConfigError(
+                f"data.columns.{key}: expected at most {LONGEST_TEXT:,} characters in {where}, got {len(value):,}; split the row, "
+                "or drop it"
             )
     if kept and columns.label and not (_text(values.get(columns.label)) or "").strip():
         raise ConfigError(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from flexray.data.options import Data
-from flexray.data.readers import READERS, Row, saved_dataset
+from flexray.data.readers import READERS, Row, check, saved_dataset
 from flexray.errors import ConfigError, did_you_mean
 
 SPLITS = ("train", "valid", "test")
@@ -97,6 +97,7 @@ def _listed(where: str, rows: list[dict[str, Any]]) -> Iterator[Row]:
 def _file(path: Path) -> Source:
     if path.suffix.lower() not in READERS:
         raise ConfigError(f"data.path: expected a file ending in {SUFFIXES}, got {path.name!r}; convert it")
+    check(path)
     return Source(_digest(path), (_piece("train", path),))
 
 
@@ -112,6 +113,8 @@ def _folder(path: Path) -> Source:
     if "train" not in chosen.values():
         names = ", ".join(f.name for f in files)
         raise ConfigError(f"data.path: expected a file with `train` in its name, got {names}; rename the one to train on")
+    for file in chosen:
+        check(file)
     pieces = tuple(_piece(split, f, _stem(f)) for f, split in chosen.items())
     digest = " ".join(f"{p.split} {p.stem} {_digest(f)}" for p, f in zip(pieces, chosen, strict=True))
     return Source(digest, pieces, tuple(f.name for f in files if f not in chosen))

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flexray import folder as folders
-from flexray.models import checkpoint
+from flexray.models import checkpoint, sound
 from flexray.models.family import Block, Family, choose_family
 from flexray.models.options import Model
 
@@ -71,6 +71,7 @@ def prepare(model: Model, cache: Path, plugins: Mapping[str, str] | None = None)
 
     source = checkpoint.locate(model)
     _skeleton(model, source, plugins)  # what cannot be used is refused before it is read
+    sound.check_weights(model, source)
     own = _own_family(model, plugins or {})
     cache.mkdir(parents=True, exist_ok=True)
     target = cache / _key(model, source, cache, own)
@@ -103,9 +104,11 @@ def load(folder: Path, device: str = "cpu") -> Backbone:
 def _skeleton(model: Model, source: Path, plugins: Mapping[str, str] | None) -> Backbone:
     import torch
 
+    sound.check_layers(model, source)
     config = checkpoint.read_config(model, source)
     with checkpoint.blaming(model, "a config that describes a model", "check config.json"):
         built = checkpoint.build(config, source, model.trust_remote_code, model.dtype)
+        sound.check_size(model, source, sum(p.numel() for p in built.parameters()))
     return _backbone(built, choose_family(built.config, model.family, plugins), torch.device("meta"), model.dtype)
 
 

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
-WHOLE = ("BOOL", "U8", "I8", "I16", "U16", "I32", "U32", "I64", "U64")
 DEQUANTIZABLE = {"mxfp4": "Mxfp4Config", "fp8": "FineGrainedFP8Config"}
 """Quantised formats that are unpacked into the compute dtype on conversion, and transformers' options for them."""
 
@@ -45,6 +44,8 @@ def locate(model: Model, *, weights: bool = True) -> Path:
     path = Path(model.path)
     if not os.path.exists(path):
         raise expected("model.path", "tiny, an existing folder, or a hub id (owner/name)", model.path, "check the path")
+    if odd := [f for f in path.glob("*") if f.exists() and not f.is_file() and not f.is_dir()]:
+        raise expected("model.path", "a folder of files", f"{odd[0]}, a pipe or a device", "take it away")
     if not (path / "config.json").is_file():
         mend = "give the folder that `save_pretrained` wrote"
         raise expected("model.path", "a model folder with a config.json", model.path, mend)
@@ -55,7 +56,7 @@ def read_config(model: Model, folder: Path) -> PreTrainedConfig:
     """The checkpoint's config, of a type that transformers knows or, if trusted, of the checkpoint's own code."""
     from transformers import AutoConfig
 
-    raw = _json(folder / "config.json", model)
+    raw = read_json(folder / "config.json", model)
     _check_kernels(raw, model)
     if "auto_map" in raw and not model.trust_remote_code and not _known(raw.get("model_type")):
         mend = "set it to true if you trust the code in that folder, which will then run on your machine"
@@ -92,46 +93,21 @@ def build(config: PreTrainedConfig, folder: Path, trusted: bool, dtype: str) -> 
 def weight_files(model: Model, folder: Path) -> list[Path]:
     """The safetensors files of a checkpoint, all of them present."""
     if (folder / INDEX).is_file():
-        shards = sorted(_index(folder, model))
-        if missing := [s for s in shards if not (folder / s).is_file()]:
+        named = sorted(shards(folder, model))
+        if missing := [s for s in named if not (folder / s).is_file()]:
             raise expected(
-                "model.path", f"all {len(shards)} weight files", f"no {', '.join(missing[:3])}", "complete the folder"
+                "model.path", f"all {len(named)} weight files", f"no {', '.join(missing[:3])}", "complete the folder"
             )
-        return [folder / s for s in shards]
+        return [folder / s for s in named]
     if (folder / SINGLE).is_file():
         return [folder / SINGLE]
     mend = "save it again with `save_pretrained`: pickled weights are not loaded, since they can run code"
     raise expected("model.path", "weights in safetensors files", f"none in {model.path}", mend)
 
 
-def check_weights(model: Model, folder: Path, quantised: bool) -> None:
-    """Refuses an index that names what its files lack, and whole numbers for weights. Reads headers only."""
-    from safetensors import safe_open
-
-    index = _index(folder, model) if (folder / INDEX).is_file() else {}
-    for file in weight_files(model, folder):
-        with blaming(model, "weights that can be read"), safe_open(file, "pt") as weights:
-            there = set(weights.keys())
-            whole = [n for n in sorted(there) if _is_whole(weights.get_slice(n))]
-        if missing := sorted(index.get(file.name, set()) - there):
-            mend = "download or save the model again"
-            raise expected("model.path", f"{file.name} with all that {INDEX} says", f"it without {missing[0]!r}", mend)
-        if whole and not quantised:
-            raise expected(
-                "model.path",
-                "weights of real numbers",
-                f"{whole[0]!r} of whole ones in {file.name}",
-                "choose the original checkpoint",
-            )
-
-
-def _is_whole(weight: Any) -> bool:
-    return len(weight.get_shape()) > 1 and weight.get_dtype() in WHOLE
-
-
-def _index(folder: Path, model: Model) -> dict[str, set[str]]:
+def shards(folder: Path, model: Model) -> dict[str, set[str]]:
     """Files of weights beside the index, with the names of what is in them."""
-    places = _json(folder / INDEX, model).get("weight_map")
+    places = read_json(folder / INDEX, model).get("weight_map")
     fine = isinstance(places, dict) and all(
         isinstance(f, str) and f == Path(f).name and f.endswith(".safetensors") for f in places.values()
     )
@@ -158,7 +134,6 @@ def read_model(model: Model, folder: Path, config: PreTrainedConfig) -> nn.Modul
     kind = model_class(config, folder, model.trust_remote_code)
     options: dict[str, Any] = {"dtype": getattr(torch, model.dtype), "use_safetensors": True, "local_files_only": True}
     quantised = _dequantize(model, config)
-    check_weights(model, folder, bool(quantised))
     if quantised:
         options["quantization_config"] = quantised
     with quiet(), blaming(model, "weights that can be read"):
@@ -194,7 +169,7 @@ def _known(model_type: str | None) -> bool:
     return model_type in CONFIG_MAPPING
 
 
-def _json(path: Path, model: Model) -> dict[str, Any]:
+def read_json(path: Path, model: Model) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(found, dict):

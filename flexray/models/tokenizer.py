@@ -17,6 +17,7 @@ HEADINGS = ("\n\n### Instruction:\n", "\n\n### Input:\n", "\n\n### Response:")
 PIECES = r"\p{L}+| ?\p{L}+| ?\p{N}|[^\S\r\n]?[^\s\p{L}\p{N}]+|\s*[\r\n]+|\s+(?!\S)|\s+"  # words, single digits, marks, blanks
 VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", ".model", ".tiktoken", "tekken.json")
 """Ends of the names of files with one of which every tokenizer comes; without, transformers makes an empty one."""
+KNOWN = "Below is an instruction that describes a task."
 PLAIN = ("PreTrainedTokenizerFast", "TokenizersBackend")
 CHAT = (
     "{% for m in messages %}{{ '<|' + ('model' if m['role'] == 'assistant' else 'user') + '|>' + m['content'] }}"
@@ -40,6 +41,13 @@ class Tokenizer:
         self.eos: int = self._inner.eos_token_id
         self.vocabulary: int = len(self._inner)
         self.fingerprint: str = _fingerprint(self._inner)
+        if not any(self.encode([KNOWN])):
+            raise expected(key, "a tokenizer that knows some text", str(path), "check its tokenizer.json: it has no vocabulary")
+
+    @property
+    def highest(self) -> int:
+        """The highest number of a token."""
+        return max(self._inner.get_vocab().values())
 
     def encode(self, texts: list[str]) -> list[list[int]]:
         """Tokens of each text, no special tokens added."""
@@ -55,7 +63,12 @@ class Tokenizer:
             raise ConfigError(
                 "data.prompt: expected a tokenizer with a chat template for 'chat', got one without; set data.prompt to alpaca"
             )
-        return self._inner.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        try:
+            return self._inner.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        except Exception as e:  # a template is a program of the model's author, run where it can reach nothing
+            reason = (str(e).strip() or type(e).__name__).splitlines()[0]
+            mend = f"mend the template ({reason[:200]}), or set data.prompt to alpaca"
+            raise expected("data.prompt", "a chat template that can be filled in", type(e).__name__, mend) from e
 
     def save(self, folder: Path) -> None:
         self._inner.save_pretrained(folder)

@@ -12,7 +12,6 @@ from typing import Any
 
 from flexray.errors import expected
 from flexray.metric import Number
-from flexray.raw import read_yaml
 from flexray.sim import run_files
 from flexray.sim.run_folder import RunFolder, Table
 
@@ -94,7 +93,7 @@ def axis(metric: str, how: Number) -> str:
 def read(paths: Sequence[Path]) -> list[Told]:
     """The runs of these folders; a folder that holds runs stands for them. Raises ConfigError where there is none."""
     found = list(dict.fromkeys(run for path in paths for run in _runs(path)))
-    opened = [(path, read_yaml(path / "config.yaml")) for path in found]
+    opened = [(path, run_files.config(path)) for path in found]
     return [
         _read(path, config, label, i) for i, ((path, config), label) in enumerate(zip(opened, _labels(opened), strict=True))
     ]
@@ -106,6 +105,7 @@ def _runs(path: Path) -> Iterator[Path]:
         return
     below = [p.parent for depth in ("*", "runs/*") for p in sorted(path.glob(f"{depth}/clients.json"))]
     if not below:
+        run_files.check_is_run(path)
         raise expected("report", "run folders, or a folder of runs", str(path), "name what `flexray simulate` wrote")
     yield from below
 
@@ -116,6 +116,7 @@ def _read(path: Path, config: dict[str, Any], label: str, place: int) -> Told:
     survey = sum(n for (_, role), n in files.crossed().items() if role == "survey")
     if (path / "summary.json").exists():
         run_files.check_finished(path)
+    run_files.check_scored(path)
     versions, dealt = run_files.read_json(path / "versions.json"), run_files.clients(path)
     ended = run_files.summary(path) if (path / "summary.json").exists() else None
     rounds, scores, evaluations, inside = tables

@@ -87,7 +87,7 @@ def of_run(run: Finished, client: str | None, what: str) -> Card:
         "Method": f"`{method}`: {line.rstrip('.')}; {x.rounds} rounds, seed {x.seed}",
         "Settings": f"`{json.dumps(x.spec()['algorithm'])}`",
         "Data": f"{_data(run)}; prompt `{x.data.prompt}`, at most {x.data.max_length} tokens a row",
-        "Base model": f"`{x.model.path}` in {x.model.dtype}",
+        "Base model": f"`{x.model.path if is_hub_id(x.model.path) else Path(x.model.path).name}` in {x.model.dtype}",
         "Licence": _of_licence(terms),
     }
     return Card(

@@ -152,7 +152,9 @@ class Checkpoints:
             return Checkpointed(round, perf_counter() - started, moved)
         except Exception as e:
             self._stamps.clear()
-            return Checkpointed(round, perf_counter() - started, moved, f"{type(e).__name__}: {e}")
+            return Checkpointed(
+                round, perf_counter() - started, moved, f"{self.place.path} could not be written: {type(e).__name__}: {e}"
+            )
         finally:
             self._forget_links()
 

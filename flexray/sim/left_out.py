@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
+from flexray.sim import run_files
 from flexray.sim.failure import Doing, Trouble
 from flexray.sim.job import Job
 from flexray.sim.run_folder import RunFolder
@@ -17,7 +17,7 @@ Row = dict[str, Any]
 def load(folder: RunFolder) -> list[Row]:
     """One row for each client and round (of which the client was left out; or before which it was not scored)."""
     file = folder.path / FILE
-    return json.loads(file.read_text()) if file.exists() else []
+    return run_files.read_json(file, ("round", "doing", "client")) if file.exists() else []
 
 
 def save(folder: RunFolder, job: Job, round: int, doing: Doing, out: Sequence[Trouble]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,12 @@ import pyarrow.parquet as pq
 
 from flexray.config import Experiment
 from flexray.errors import ConfigError
+from flexray.local_files import contents
 from flexray.raw import read_yaml
 
+LARGEST = 1 << 30
+"""Bytes of a JSON file: a million clients."""
+ENDS = (".json", ".parquet", ".safetensors", ".yaml")
 PUT_BACK = "put the file back as it was, or start the run anew"
 MENDS = {
     "summary.json": "delete it, and have it written again by `flexray simulate --resume {}`",
@@ -32,7 +37,10 @@ COLUMNS = {
 
 
 def check_whole(run: Path) -> None:
-    """Raises ConfigError where a run has played rounds, and a file that they were committed with is gone."""
+    """Raises ConfigError where a run has played rounds, and a file that they were committed with is gone, or is none."""
+    for file in (f for pattern in ("*.*", "*/*.parquet") for f in run.glob(pattern)):
+        if not file.is_file() and file.suffix in ENDS:
+            raise _wrong(file, "something else than a file")
     played = (run / "rounds.parquet").exists() or len(list((run / "rounds").glob("*.parquet"))) > 1
     server, dealt = run / "server.safetensors", run / "clients.json"
     for file, wanted in ((server, played), (dealt, played or server.exists())):
@@ -45,6 +53,13 @@ def check_finished(run: Path) -> None:
     for name in ("rounds", "clients", "evaluations"):
         if not _files(run, name):
             raise _wrong(run / f"{name}.parquet", "none")
+
+
+def check_scored(run: Path) -> None:
+    """Raises ConfigError where scores are gone that an evaluation tells of. Scores are written first: a run that goes on has them."""
+    times = _rounds(run, "evaluations")
+    if lost := times - _rounds(run, "clients"):
+        raise _wrong(run / "clients" / f"{min(lost):06d}.parquet", "none")
 
 
 def check_rounds(run: Path, last: int) -> None:
@@ -67,8 +82,24 @@ def _files(run: Path, name: str) -> list[Path]:
     return [file for file in (run / f"{name}.parquet", *sorted((run / name).glob("*.parquet"))) if file.exists()]
 
 
-def _rounds(run: Path, name: str, last: int) -> set[int]:
+def _rounds(run: Path, name: str, last: float = inf) -> set[int]:
     return {r for file in _files(run, name) for r in read_table(file)["round"].unique().to_pylist() if r <= last}
+
+
+def config(run: Path) -> dict[str, Any]:
+    """What config.yaml says, unchecked, but for what names a run."""
+    values = read_yaml(file := run / "config.yaml")
+    algorithm = values.get("algorithm")
+    if not isinstance(algorithm, dict) or not isinstance(algorithm.get("name"), str) or "seed" not in values:
+        raise _wrong(file, "no config of a run")
+    return values
+
+
+def check_is_run(run: Path) -> None:
+    """Raises ConfigError where a folder has one of the two files that every run has, and lacks the other."""
+    named, dealt = run / "config.yaml", run / "clients.json"
+    if named.exists() != dealt.exists():
+        raise _wrong(dealt if named.exists() else named, "none")
 
 
 def experiment(run: Path) -> Experiment:
@@ -86,7 +117,7 @@ def experiment(run: Path) -> Experiment:
 def read_json(file: Path, needs: Sequence[str] = ()) -> Any:
     """A file of one JSON object that has these keys, or of a list of such objects."""
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = json.loads(contents(file, LARGEST).decode("utf-8"))
     except OSError as e:
         raise _wrong(file, e.strerror or str(e)) from None
     except (ValueError, RecursionError) as e:

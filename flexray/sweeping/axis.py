@@ -13,6 +13,7 @@ import numpy as np
 from flexray.config import section
 from flexray.errors import ConfigError
 from flexray.findings import NEAR, show
+from flexray.local_files import absolute_at
 from flexray.sections import Section
 
 KINDS = ("grid", "choice", "uniform", "loguniform", "randint")
@@ -98,6 +99,8 @@ def _axis(key: str, given: Any) -> Axis:
         axis = section(Axis, given)
     except ConfigError as e:
         raise ConfigError(*(f"{at}.{problem}" for problem in e.problems)) from None
+    lists = {kind: tuple(absolute_at(key, v) for v in values) for kind in KINDS[:2] if (values := getattr(axis, kind))}
+    axis = axis.model_copy(update=lists)
     if problem := _problem(at, axis, [kind for kind in KINDS if getattr(axis, kind) is not None]):
         raise ConfigError(problem)
     return axis

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from math import prod
 from typing import TYPE_CHECKING
 
 from flexray.findings import show
@@ -16,6 +17,8 @@ WITH = " (with "
 """Between a problem and the values of other keys that it came with."""
 SCREEN = 12
 """Problems that are told."""
+MOST = 100_000
+"""Trials: each is an experiment that is checked before the first one starts, and a run folder."""
 
 
 def once(found: Sequence[str], trials: int) -> list[str]:
@@ -48,6 +51,7 @@ def problems(spec: Spec) -> Iterator[str]:
         yield f"seed: expected none beside sweep.over.seed, got {show(spec.values['seed'])}; drop it"
     if s.samples is not None and not spec.drawn:
         yield f"sweep.samples: expected none where all keys are grids, got {s.samples}; drop it"
+    yield from _too_many(spec)
     if isinstance(s.cpus, float) and s.cpus <= 0:
         yield f"sweep.cpus: expected auto or a number above 0, got {s.cpus:g}; use auto"
     if s.search == "optuna":
@@ -59,3 +63,11 @@ def problems(spec: Spec) -> Iterator[str]:
                 yield f"sweep.over.{key}: expected {wanted} with `search: optuna`, got {a.kind}; {mend}"
         if not spec.drawn:
             yield "sweep.over: expected a choice or a range with `search: optuna`, got none; add one, or use `search: random`"
+
+
+def _too_many(spec: Spec) -> Iterator[str]:
+    """Before any of them is made."""
+    trials = spec.samples * prod(len(a.listed) for a in spec.axes.values() if a.kind == "grid")
+    if trials > MOST:
+        key = "samples" if spec.samples > MOST else "over"
+        yield f"sweep.{key}: expected at most {MOST:,} trials, got {trials:,}; ask for fewer draws or shorter lists"

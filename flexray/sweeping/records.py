@@ -21,6 +21,7 @@ import yaml
 from flexray.comparison.overlay import differences
 from flexray.errors import ConfigError, expected
 from flexray.findings import show
+from flexray.local_files import absolute
 from flexray.sim import run_files
 from flexray.sim.planning.places import possible
 from flexray.sim.run_folder import RunFolder
@@ -63,7 +64,7 @@ class Records:
 
     def save(self, record: Record) -> None:
         (self.path / "trials").mkdir(parents=True, exist_ok=True)
-        RunFolder(self.path / "trials").write_json(f"{record.name}.json", asdict(record))
+        RunFolder(self.path / "trials").write_json(f"{record.name}.json", {**asdict(record), "spec": absolute(record.spec)})
 
     def read(self, number: int) -> Record | None:
         """A trial that was begun; with its run folder's word on whether it is finished."""
@@ -71,6 +72,7 @@ class Records:
         if not file.exists():
             return None
         record = Record(**run_files.read_json(file, ("number", "point", "spec")))
+        record = replace(record, point=absolute(record.point), spec=absolute(record.spec))
         return replace(record, status="finished", why=None) if (self.run(number) / "summary.json").exists() else record
 
     def all(self) -> list[Record]:

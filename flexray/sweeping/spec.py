@@ -17,6 +17,7 @@ from flexray.comparison.overlay import overlaid, sections
 from flexray.config import Experiment, section
 from flexray.errors import ConfigError, did_you_mean, expected
 from flexray.findings import show
+from flexray.local_files import absolute
 from flexray.sections import Section
 from flexray.sweeping import axis
 from flexray.sweeping.axis import Axis
@@ -208,7 +209,7 @@ def read(values: Mapping[str, Any]) -> Spec:
         raise expected("sweep", "a section with keys to sweep over", given, "write `sweep: {over: {train.lr: [0.001, 0.01]}}`")
     axes = axis.read(given.get("over"))
     sweep = section(_Holder, {"sweep": {**given, "over": {}}}).sweep
-    spec = Spec({key: value for key, value in values.items() if key != "sweep"}, sweep, axes)
+    spec = Spec(absolute({key: value for key, value in values.items() if key != "sweep"}), sweep, axes)
     if wrong := list(problems(spec)):
         raise ConfigError(*wrong)
     for point in spec.corners if sweep.search == "optuna" and sweep.refused == "stop" else ():

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flexray import folder
+from flexray.data import readers, rows, sources
 from flexray.data.options import Columns, Data
 from flexray.data.prepare import prepare
 from flexray.data.sources import find
@@ -164,7 +165,7 @@ def test_what_is_no_file(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patched:  # a superuser may read anything
         patched.setattr(Path, "open", closed)
-        assert "(Permission denied); check its permissions" in refused(tmp_path / "x.jsonl", tmp_path)
+        assert "Permission denied; check its permissions" in refused(tmp_path / "x.jsonl", tmp_path)
     with monkeypatch.context() as patched:
         patched.setattr(Path, "iterdir", closed)
         assert "(Permission denied); check the path and its permissions" in refused(tmp_path, tmp_path)
@@ -220,3 +221,34 @@ def test_a_folder_of_good_and_bad_files_names_the_bad_one(tmp_path):
     (tmp_path / "test.jsonl").write_text(LINES + "{")
     assert "in test.jsonl, line 25" in refused(tmp_path, tmp_path / "cache")
     assert find(Data(IID, path=str(tmp_path)), 0, None).pieces[0].where == "test.jsonl"
+
+
+def test_what_is_too_much(tmp_path, monkeypatch):
+    """No line, file or text is taken whatever its size; each is refused before it is all in memory, and what is no text, before it is
+    all read."""
+    monkeypatch.setattr(readers, "LONGEST_LINE", 1 << 20)
+    monkeypatch.setattr(readers, "LARGEST_ARRAY", 1 << 20)
+    monkeypatch.setattr(rows, "LONGEST_TEXT", 1000)
+    (tmp_path / "line.jsonl").write_text(LINES + "x" * ((1 << 20) + 1))
+    assert "at most 1 MB in line.jsonl, line 25, got more in one line; " in refused(tmp_path / "line.jsonl", tmp_path)
+    (tmp_path / "array.json").write_text(json.dumps(ROWS) + " " * (1 << 20))
+    assert "at most 0 GB in array.json, got 0.0 GB; write one object a line" in refused(tmp_path / "array.json", tmp_path)
+    (tmp_path / "text.jsonl").write_text(LINES + json.dumps({"instruction": "x", "output": "y" * 1001}) + "\n")
+    said = "data.columns.output: expected at most 1,000 characters in text.jsonl, line 25, got 1,001; split the row, or drop it"
+    assert refused(tmp_path / "text.jsonl", tmp_path) == said
+    monkeypatch.setattr(sources, "_digest", lambda path: pytest.fail("it was read"))
+    for name, begins in (("holes.jsonl", b""), ("holes.parquet", b"PAR1")):
+        (tmp_path / name).write_bytes(begins)
+        os.truncate(tmp_path / name, 1 << 30)
+        assert name in refused(tmp_path / name, tmp_path)
+
+
+def test_names_of_columns(tmp_path):
+    """A hundred thousand columns take seconds, not hours; a name that is no text is told."""
+    names = ",".join(f"c{i}" for i in range(100_000))
+    (tmp_path / "wide.csv").write_text(f"instruction,output,{names}\n")
+    assert "expected rows, got none in wide.csv" in refused(tmp_path / "wide.csv", tmp_path)
+    (tmp_path / "half.jsonl").write_text(LINES + '{"instruction": "a", "output": "b", "\\ud800": 1}\n')
+    assert "valid JSON in half.jsonl, line 25, got half a surrogate pair in the name" in refused(
+        tmp_path / "half.jsonl", tmp_path
+    )

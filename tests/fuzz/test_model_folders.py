@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+from flexray import api
 from flexray.errors import ConfigError
 from flexray.models import backbone, checkpoint, tiny
 from flexray.models.options import Model
@@ -165,7 +166,7 @@ def test_an_index_that_does_not_fit_its_files(refused):
 
 
 def test_weights_that_are_no_real_numbers(refused):
-    for dtype in (torch.int8, torch.bool, torch.int64):
+    for dtype in (torch.int8, torch.bool, torch.int64, torch.float8_e4m3fn, torch.complex64):
         said = refused(weights(lambda found: {n: t.to(dtype) for n, t in found.items()}))  # noqa: B023
         assert "weights of real numbers" in said and f"in {ONE}" in said
     said = refused(weights(lambda found: found | {"lm_head.weight": found["lm_head.weight"] * float("nan")}))
@@ -190,9 +191,68 @@ def test_tokenizers(tmp_path):
         return str(e.value)
 
     assert "check the path or add its tokenizer.json" in said(lambda path: [f.unlink() for f in path.glob("*token*")])
+    known = json.loads((tiny.folder() / "tokenizer.json").read_text())
+    nothing = json.dumps(
+        known | {"model": known["model"] | {"vocab": {}, "merges": []}, "added_tokens": known["added_tokens"][:1]}
+    )
+    assert "expected a tokenizer that knows some text" in said(text("tokenizer.json", nothing))
     for name in ("tokenizer.json", "tokenizer_config.json"):
         for content in ("{", "[]", "5", b"\xe9"):
             assert "expected a model with a tokenizer" in said(text(name, content))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"num_experts": 10**12},
+        {"hidden_size": 10**7},
+        {"vocab_size": 10**12},
+        {"moe_intermediate_size": 10**9, "num_experts": 10**6},
+    ],
+)
+def test_sizes_beyond_the_weights(refused, changed, monkeypatch):
+    """Told from the config and the files' sizes: nothing as large is asked of the memory."""
+    monkeypatch.setattr(torch, "randn", lambda *_, **__: pytest.fail("a forward was tried"))
+    assert "expected a config.json that fits the weights beside it, got '" in refused(keys(**changed))
+
+
+def test_layers_beyond_all_models(refused, monkeypatch):
+    monkeypatch.setattr(checkpoint, "read_config", lambda *_: pytest.fail("a list of that length was made"))
+    for changed in ({"num_hidden_layers": 10**12}, {"text_config": {"n_layers": 1001}}):
+        assert "expected at most 1,000 layers, got '" in refused(keys(**changed))
+
+
+@pytest.mark.parametrize("name", ["config.json", ONE, "tokenizer_config.json", "beside"])
+@pytest.mark.parametrize("what", ["pipe", "device"])
+def test_what_never_ends(refused, name, what):
+    def change(path: Path) -> None:
+        (path / name).unlink(missing_ok=True)
+        os.mkfifo(path / name) if what == "pipe" else (path / name).symlink_to("/dev/zero")
+
+    assert f"model/{name}, a pipe or a device'; take it away" in refused(change)
+
+
+def test_weights_are_looked_at_before_they_are_read(refused, monkeypatch):
+    monkeypatch.setattr(backbone, "_digest", lambda *_: pytest.fail("all of it was read"))
+    assert "expected weights that can be read" in refused(lambda path: os.truncate(path / ONE, 1 << 40))
+
+
+def test_a_tokenizer_of_another_model(folders, tmp_path, small, cache):
+    """Told before a run begins, not by whoever looks its tokens up."""
+    shutil.copytree(folders[0], tmp_path / "model")
+    for file in tiny.folder().glob("*token*"):
+        shutil.copy(file, tmp_path / "model")
+    with pytest.raises(ConfigError, match=r"expected a tokenizer of the model's own 64 tokens, got 'token [\d,]+ in the data'"):
+        api.simulate(small(model={"path": str(tmp_path / "model")}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("template", ["{% for", "{{ raise_exception('no') }}", "{{ ''.__class__.__mro__ }}", "{{ 1 / 0 }}"])
+def test_chat_templates(tmp_path, template):
+    shutil.copytree(tiny.folder(), tmp_path / "model")
+    (tmp_path / "model" / "chat_template.jinja").write_text(template)
+    with pytest.raises(ConfigError, match=r"data\.prompt: expected a chat template that can be filled in, .*to alpaca"):
+        Tokenizer(tmp_path / "model").chat([{"role": "user", "content": "a"}])
 
 
 def _spoilt(values: dict[str, Any]) -> Iterator[st.SearchStrategy[dict[str, Any]]]:

@@ -70,6 +70,20 @@ def gone(file: Path) -> None:
     file.unlink()
 
 
+def emptied(file: Path) -> None:
+    file.write_bytes(b"")
+
+
+def a_folder(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+def endless(file: Path) -> None:
+    file.unlink()
+    file.symlink_to("/dev/zero")
+
+
 def wrong_value(file: Path) -> None:
     """One bit of a table's first column, or what no JSON may have in its middle."""
     content = bytearray(file.read_bytes())
@@ -186,6 +200,14 @@ def test_what_a_report_reads(runs, tried, harm, name):
     assert name in said or (harm is gone and name == "clients.json" and "run folders" in said)
 
 
+@pytest.mark.parametrize("name", ["clients/000001.parquet", "clients.json", "config.yaml", "rounds/000001.parquet"])
+@pytest.mark.parametrize("harm", [gone, emptied, a_folder, endless])
+def test_what_a_report_reads_of_a_run_that_goes_on(runs, tried, harm, name):
+    if (harm, name) == (gone, "rounds/000001.parquet"):
+        return  # as if that round had not been played yet
+    assert f"{name}'" in tried(runs[0], lambda copy: harm(copy / name), lambda copy: reading.read([copy]))
+
+
 @pytest.mark.parametrize("harm", [half, lambda file: file.write_text("[]"), lambda file: file.write_bytes(b"\xff")])
 def test_the_summary(runs, tried, harm):
     for use in (api.load_run, open_run, lambda copy: reading.read([copy])):
@@ -193,11 +215,35 @@ def test_the_summary(runs, tried, harm):
         assert "summary.json'" in said and "delete it, and have it written again by `flexray simulate --resume" in said
 
 
+@pytest.mark.parametrize("harm", [a_folder, endless])
+@pytest.mark.parametrize("name", ["bytes/000001.parquet", "rows/000000.parquet", "server.safetensors", "versions.json"])
+def test_what_is_no_file_any_more(runs, tried, harm, name):
+    said = tried(runs[0], lambda copy: harm(copy / name), api.resume)
+    assert f"{name}' as it was written, got something else than a file" in said
+
+
 def test_who_took_part_and_what_trackers_know(runs, tried):
     for harm in OF_TABLES:
         assert "clients.json'" in tried(runs[0], lambda copy: harm(copy / "clients.json"), api.resume)  # noqa: B023
     said = tried(runs[0], lambda copy: half(copy / "tracking.json"), api.resume)
     assert "tracking.json'" in said and "delete it: then all is told anew" in said
+
+
+@pytest.mark.parametrize("content", ["[", '[{"round": 0}]', "[5]", ""])
+def test_who_was_left_out(runs, tried, content):
+    assert "left_out.json'" in tried(runs[0], lambda copy: (copy / "left_out.json").write_text(content), api.resume)
+
+
+@pytest.mark.parametrize("place", ["data.tokenise._write", "models.backbone._convert"])
+def test_a_cache_without_room(small, tmp_path, monkeypatch, place):
+    def full(*_: object) -> None:
+        raise OSError("131072 requested and 45248 written")
+
+    monkeypatch.setattr(f"flexray.{place}", full)
+    with pytest.raises(ConfigError) as e:
+        api.simulate(small(storage={"cache": str(tmp_path / "cache")}), tmp_path / "run")
+    said = f"storage.cache: expected a folder with room for the model and the data, got '{tmp_path}/cache'; make room"
+    assert said in str(e.value) and not (tmp_path / "run").exists()
 
 
 def test_the_config(runs, tried):

@@ -99,5 +99,5 @@ def test_a_run_that_names_its_data_from_elsewhere_says_so(finished, tmp_path):
     path = shutil.copytree(finished("fedavg").path, tmp_path / "run")
     text = (path / "config.yaml").read_text()
     (path / "config.yaml").write_text(text.replace("path: builtin", "path: ./rows.jsonl"))
-    with pytest.raises(ConfigError, match=r"data.path: .*; the run's own files are looked for from the folder in which it was"):
+    with pytest.raises(ConfigError, match=r"data.path: .*; the run needs it: put it back"):
         open_run(path)

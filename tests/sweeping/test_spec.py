@@ -98,3 +98,25 @@ def test_without_a_section_there_is_nothing_to_sweep():
 @pytest.mark.parametrize("file", sorted(Path("configs").glob("sweep_*.yaml")), ids=lambda f: f.stem)
 def test_the_ready_configs_are_sweeps(file):
     assert load(file).most > 0
+
+
+@pytest.mark.parametrize(
+    ("over", "more", "said"),
+    [
+        (
+            {"train.lr": {"uniform": [0.1, 0.2]}},
+            {"samples": 10**15},
+            "sweep.samples: expected at most 100,000 trials, got 1,000,000,",
+        ),
+        (
+            {f"algorithm.k{i}": [*range(100)] for i in range(4)},
+            {},
+            "sweep.over: expected at most 100,000 trials, got 100,000,000; ",
+        ),
+        ({"train.lr": {"uniform": [0.1, 0.2]}, "seed": [*range(2)]}, {"samples": 60_000}, "got 120,000; ask for fewer"),
+    ],
+)
+def test_more_trials_than_can_be_are_refused_before_one_is_made(over, more, said):
+    with pytest.raises(ConfigError) as e:
+        read({"sweep": {"over": over, **more}})
+    assert said in str(e.value)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from flexray.errors import expected
@@ -21,3 +23,15 @@ def possible(path: Path, key: str) -> Path:
         shown = str(path) if len(str(path)) < 200 else f"{str(path)[:100]} …"
         raise expected(key, "a folder that can be written to", shown, f"name another: {reason}")
     return path
+
+
+@contextmanager
+def making(folder: Path, key: str) -> Iterator[None]:
+    """Around what makes files in a folder: whatever the system says against it, such as that a disk is full, is told of `key`."""
+    try:
+        yield
+    except OSError as e:
+        reason = e.strerror or str(e)
+        raise expected(
+            key, "a folder with room for the model and the data", str(folder), f"make room, or name another: {reason}"
+        ) from e

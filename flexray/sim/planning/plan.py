@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from flexray.config import Experiment
 from flexray.data.clients import Client
+from flexray.data.corpus import Corpus
 from flexray.data.prepare import prepare as prepare_data
 from flexray.models import backbone as backbones
-from flexray.models import checkpoint, costs
+from flexray.models import checkpoint, costs, sound
 from flexray.models.backbone import Backbone
 from flexray.models.seats import shapes_of
 from flexray.models.tokenizer import Tokenizer
@@ -21,7 +23,7 @@ from flexray.sim.planning import sizes
 from flexray.sim.planning.forecast import Forecast, forecast
 from flexray.sim.planning.gauge import free_memory, free_of_gpu
 from flexray.sim.planning.layout import arrange
-from flexray.sim.planning.places import possible
+from flexray.sim.planning.places import making, possible
 from flexray.sim.planning.sample import Rows
 from flexray.sim.planning.settle import Ground, Trials, settled, weighed
 from flexray.sim.planning.sizes import Disk, Memory
@@ -83,19 +85,22 @@ def prepare(x: Experiment, there: Mapping[str, float], private: Path, trials: Tr
     possible(private, "storage.private" if x.storage.private else "--out")
     skeleton = backbones.skeleton(x.model, x.plugins)
     encoder = Tokenizer(checkpoint.locate(x.model), x.model.revision, x.model.trust_remote_code)
-    data = prepare_data(x.data, x.clients, x.seed, encoder, cache)
+    with making(cache, "storage.cache"):
+        data = prepare_data(x.data, x.clients, x.seed, encoder, cache)
+        backbone, kit = backbones.prepare(x.model, cache, x.plugins), kits.prepare(x, encoder, cache)
+    _check_tokens(x, skeleton, encoder, data.corpus)
     cohort = updates(x, len(data.clients))
     job = Job(
         spec=x.spec(),
         layout=arrange(x, there, cohort),
-        backbone=backbones.prepare(x.model, cache, x.plugins),
+        backbone=backbone,
         corpus=data.corpus,
         private=private,
         clients=data.clients,
         shapes=shapes_of(skeleton, x.algorithm.parts),
         cohort=cohort,
         costs=_costs(x, skeleton),
-        kit=kits.prepare(x, encoder, cache),
+        kit=kit,
         fleet=fleet(x.system, [c.name for c in data.clients], x.seed),
     )
     job = protected(job)
@@ -114,6 +119,14 @@ def resolved(job: Job) -> Experiment:
     x, layout = job.experiment, job.layout
     resources = x.resources.model_copy(update={"threads": layout.threads})
     return x.model_copy(update={"placement": layout.placement, "seats": layout.seats, "resources": resources})
+
+
+def _check_tokens(x: Experiment, skeleton: Backbone, encoder: Tokenizer, corpus: Path) -> None:
+    """Looks at the rows only where the tokenizer could go beyond the model."""
+    model: Any = skeleton.model
+    tokens = model.get_input_embeddings().num_embeddings
+    if encoder.highest >= tokens:
+        sound.check_tokens(x.model, tokens, Corpus(corpus).highest)
 
 
 def _private_bytes(job: Job, found: Measured) -> int:

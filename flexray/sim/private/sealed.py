@@ -14,9 +14,12 @@ from pathlib import Path
 from typing import IO, Any
 
 from flexray.errors import expected
+from flexray.local_files import contents
 
 MAGIC = b"flexray sealed 1"
 CHUNK, TAG, PREFIX, MARK = 1 << 20, 16, 7, 8
+LARGEST = 1 << 10
+"""Bytes of a file with a key."""
 EXTRA = "pip install 'flexray[encryption]'"
 
 
@@ -122,7 +125,7 @@ def seal_of(file: Path | None) -> Seal | None:
         return None
     path = file.expanduser()
     try:
-        text, mode = path.read_bytes(), path.stat().st_mode
+        text, mode = contents(path, LARGEST), path.stat().st_mode
     except OSError as e:
         mend = "make one with `openssl rand -hex 32`, at the same path on every node"
         raise expected("storage.key", "a file with a key", str(file), f"{e.strerror}; {mend}") from e

@@ -77,6 +77,12 @@ class PrivateStore:
         tensors = {f"weights|{n}": t for n, t in state.weights.items()} | {f"memory|{n}": t for n, t in state.memory.items()}
         if not tensors:
             return
+        try:
+            self._write(client, round, tensors)
+        except OSError as e:  # a full disk does not say which
+            raise OSError(e.errno, e.strerror, _file(self._folder(client), round)) from e
+
+    def _write(self, client: int, round: int, tensors: State) -> None:
         folder = self._folder(client)
         temporary = f"{folder}/.{this_process()}.tmp"
         if (found := _rounds(folder)) is None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from flexray.errors import ConfigError, did_you_mean, expected
+from flexray.local_files import contents
 from flexray.sections_system import SPREADS, bounds
 from flexray.sim.system.availability import Interval
 
@@ -60,16 +61,25 @@ def _checked(pairs: Iterable[Any]) -> list[Interval]:
 def _rows(path: Path, key: str) -> list[Row]:
     """A table's rows, or an object's entries as rows."""
     try:
-        text = path.expanduser().read_text(encoding="utf-8-sig")
+        text = contents(path.expanduser()).decode("utf-8-sig")
     except OSError as e:
         raise expected(key, "a file", str(path), f"{e.strerror}: check the path") from e
+    except UnicodeDecodeError as e:
+        raise expected(key, "UTF-8 text", f"byte 0x{e.object[e.start]:02x} in {path}", "save the file as UTF-8") from e
+    rows = _parsed(text, path, key)
+    if not rows:
+        raise expected(key, "what it says of clients", f"nothing in {path}", "give it rows, or leave the key out")
+    return rows
+
+
+def _parsed(text: str, path: Path, key: str) -> list[Row]:
     if path.suffix.lower() == ".csv":
         return list(csv.DictReader(text.splitlines(), skipinitialspace=True))
     if path.suffix.lower() != ".json":
         raise expected(key, "a .csv or .json file", str(path), "name it so")
     try:
         told = json.loads(text)
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise expected(key, "JSON", f"{path}: {e}", "mend the file") from e
     rows = [_named(name, own) for name, own in told.items()] if isinstance(told, Mapping) else told
     if not isinstance(rows, list) or not all(isinstance(row, Mapping) for row in rows):

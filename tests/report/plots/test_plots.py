@@ -1,6 +1,7 @@
 """What the figures show are the numbers of the tables, reckoned by hand; see folders.py for what is in them."""
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -12,6 +13,7 @@ from flexray.report.plots.clock import Clock
 from flexray.report.plots.grafts import Grafts
 from flexray.report.plots.holdings import Holdings, counted
 from flexray.report.plots.load import Load
+from flexray.report.plots.privacy import Privacy
 from flexray.report.plots.rivals import Rivals
 from flexray.report.plots.routing import Routing
 from flexray.report.plots.scores import Scores
@@ -62,6 +64,19 @@ def test_one_run_shows_its_views(two):
 def test_train_loss(two):
     drawn = lines(panels(Training(), two)["loss"])
     assert drawn["flex"] == [(1, 3.0), (2, 1.5), (3, 1.0), (4, 0.75)]
+
+
+def test_what_privacy_has_cost(two):
+    """ε of 1, 2, … and a clip of a half; of a run that only clips ε is ∞."""
+    assert not panels(Privacy(), two), "runs without it have no such figure"
+    spent, clips = (
+        replace(run, rounds=[r | {"epsilon": e(r["round"] + 1.0), "clip": 0.5} for r in run.rounds])
+        for run, e in zip(two, (float, lambda _: math.inf), strict=True)
+    )
+    shown = panels(Privacy(), [spent, clips])["epsilon"]
+    assert lines(shown) == {"flex": [(1, 1.0), (2, 2.0), (3, 3.0), (4, 4.0)], "fedavg": []}
+    assert shown.numbers.rows[3:5] == (("flex", 4, 4.0, 0.5), ("fedavg", 1, "∞", 0.5))
+    assert shown.says == "flex: ε 4.0 after 4 rounds; fedavg: ε ∞ after 4 rounds"
 
 
 def test_dumbbells_join_each_clients_views(two):
