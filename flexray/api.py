@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
@@ -20,6 +20,7 @@ from flexray.config import Experiment
 from flexray.errors import ConfigError, RunError, did_you_mean, expected
 from flexray.sim import checkpoint, run_files
 from flexray.sim.events import Event, Finished
+from flexray.sim.holding import alone
 from flexray.sim.job import Job
 from flexray.sim.planning import apart
 from flexray.sim.planning.layout import available
@@ -36,6 +37,8 @@ from flexray.tracking import Tracking, chosen
 VERSIONED = ("flexray", "ray", "torch", "transformers", "datasets", "pyarrow", "numpy", "safetensors", "tokenizers")
 TABLES = ("rounds", "clients", "evaluations", "rows", "bytes", "inside", "turns")
 Watch = Callable[[Plan | Event], None]
+PATIENCE = 10.0
+"""Seconds for another process to leave the run folder."""
 
 
 @dataclass(frozen=True)
@@ -89,11 +92,13 @@ def simulate(
     path = Path(out) if out else new_folder(experiment)
     _check_folder(path, resume)
     say = watch or (lambda _: None)
-    with nullcontext(there) if there else joined(experiment, verbose) as there:
+    with nullcontext(there) if there else joined(experiment, verbose) as there, ExitStack() as held:
         job, plan = prepare(experiment, there, path.absolute() / "private", _trials(experiment, "choices"))
         trackers = chosen(job.experiment)
         say(plan)
         seal_of((storage := job.experiment.storage).key)
+        held.enter_context(alone(path, "--resume" if resume else "--out", patience=PATIENCE))
+        _check_folder(path, resume)  # once more: meanwhile somebody may have begun there
         if storage.checkpoint is not None:
             checkpoint.check(storage.checkpoint, path, resume)
         _open_folder(path, job, plan)

@@ -6,12 +6,13 @@ from contextlib import suppress
 from pathlib import Path
 from shutil import rmtree
 from typing import Any
+from uuid import uuid4
 
 import ray
 from ray.exceptions import ActorDiedError, RayActorError, RayError, RayTaskError
 
 from flexray.errors import ConfigError, RunError
-from flexray.sim import turns
+from flexray.sim import holding, turns
 from flexray.sim.crews import Died
 from flexray.sim.host import ClientHost
 from flexray.sim.job import Job
@@ -19,6 +20,10 @@ from flexray.sim.job import Job
 START_SECONDS = 300.0
 FETCH_SECONDS = 600.0
 """For what is there already to come from another node."""
+CLOSE_SECONDS = 10.0
+"""For actors that were killed to be gone."""
+MARKS = ".actors"
+"""Beginning of the name of the folder in which each actor has a file, locked as long as it lives."""
 REASONS = {
     "memory": "Ray ended its process, as memory ran low",
     "node": "its node is gone",
@@ -34,8 +39,9 @@ class Crew:
         self.job, self.lives = job, [0] * job.layout.actors
         self._dead: list[int] = []
         self._ids: dict[str, tuple[int, int]] = {}
-        self._marks = job.private / ".actors"
-        rmtree(self._marks, ignore_errors=True)
+        _end_others(job.private)
+        # A name of its own, so that who is started late by another driver finds no place here.
+        self._marks = job.private / f"{MARKS}-{uuid4().hex[:8]}"
         self._marks.mkdir(parents=True, mode=0o700)
         # No task retries: Ray would re-run the call on a fresh object. No restarts: calls of before and after would look alike.
         actor: Any = ray.remote(ClientHost)
@@ -80,6 +86,7 @@ class Crew:
         gone = self._marks.with_name(f"{self._marks.name}.gone")
         with suppress(OSError):
             self._marks.rename(gone)  # at once, so that who is still starting finds no place for a new one
+        holding.gone(gone.iterdir() if gone.exists() else (), CLOSE_SECONDS)
         rmtree(gone, ignore_errors=True)
         for pid in self._dead:
             for unfinished in self.job.private.glob(f"*/.{pid}.tmp"):
@@ -116,6 +123,16 @@ class Crew:
 
     def _file(self, a: int) -> Path:
         return self._marks / f"{a}.{self.lives[a]}"
+
+
+def _end_others(private: Path) -> None:
+    """Waits until the actors of a driver that is dead are dead, too. Raises RunError."""
+    for folder in private.glob(f"{MARKS}*"):
+        if not holding.gone(folder.iterdir()):
+            raise RunError(
+                f"client actors of before, which have files in {folder} locked, are still alive; wait until they have ended"
+            )
+        rmtree(folder, ignore_errors=True)
 
 
 def reason(e: RayError) -> str:
