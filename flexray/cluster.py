@@ -18,6 +18,7 @@ from ray.exceptions import RayError
 from flexray.errors import ConfigError
 from flexray.sim.planning import apart
 from flexray.sim.planning.measure import Ask
+from flexray.sim.quiet import without_ray
 
 PRELOAD = "torch,flexray.sim.host,transformers.models.auto.modeling_auto"
 PROBE_SECONDS = 3.0
@@ -50,10 +51,11 @@ def start(address: str = "local", *, verbose: bool = False, **local: Any) -> Ite
         ) from None
     if callable(ending) and current_thread() is main_thread():
         signal.signal(signal.SIGTERM, ending)  # Ray's own would leave with another exit code, and without a word
-    try:
-        yield _resources()
-    finally:
-        _stop()
+    with without_ray(not verbose):
+        try:
+            yield _resources()
+        finally:
+            _stop()
 
 
 def dead() -> list[str]:

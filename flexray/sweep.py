@@ -23,11 +23,12 @@ from flexray import api, cluster
 from flexray.errors import RunError
 from flexray.report.messages import keep_traceback
 from flexray.sim.holding import alone
+from flexray.sim.quiet import without_ray
 from flexray.sweeping import results
 from flexray.sweeping.events import Begun, Event
 from flexray.sweeping.placing import Room
 from flexray.sweeping.playing import Play
-from flexray.sweeping.quiet import settings, without_ray
+from flexray.sweeping.quiet import settings
 from flexray.sweeping.records import Record, Records, check_folder, write_spec
 from flexray.sweeping.results import Sweep
 from flexray.sweeping.spec import Spec
