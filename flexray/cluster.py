@@ -8,7 +8,8 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stdout
+from io import StringIO
 from threading import current_thread, main_thread
 from typing import Any
 
@@ -55,7 +56,8 @@ def start(address: str = "local", *, verbose: bool = False, **local: Any) -> Ite
         try:
             yield _resources()
         finally:
-            _stop()
+            with nullcontext() if verbose else redirect_stdout(StringIO()):  # what Ray has held back to say it once
+                _stop()
 
 
 def dead() -> list[str]:

@@ -103,10 +103,20 @@ class Crew:
         self._ids[self.hosts[a]._actor_id.hex()] = a, self.lives[a]
 
     def _ready(self) -> None:
+        """All are up; who is killed while it starts is replaced, as later."""
+        for a in range(len(self.hosts)):
+            while not self._is_up(a):
+                self.replace(Died(a, self.lives[a], ""))
+
+    def _is_up(self, a: int) -> bool:
         try:
-            ray.get(self._up, timeout=START_SECONDS)
+            ray.get(self._up[a], timeout=START_SECONDS)
         except RayError as e:
-            raise _ours(e) or RunError(f"a client actor failed to start: {first_line(e)}") from e
+            killed = isinstance(e, RayActorError) and not getattr(e, "actor_init_failed", False)
+            if killed and sum(self.lives) < self.job.experiment.faults.restarts:
+                return False
+            raise _ours(e) or RunError(f"a client actor failed to start: {reason(e)}") from e
+        return True
 
     def _died(self, e: RayError) -> Exception:
         """What a failed call means: an error of the run's, or that somebody died."""

@@ -1,6 +1,7 @@
 """The command is killed, and what it had started lives on: whoever goes on with the run waits for it, and ends with the same bits."""
 
 import hashlib
+import json
 import re
 import signal
 import subprocess
@@ -43,9 +44,9 @@ def command(cache, tmp_path):
     """Starts `flexray simulate`; at the end all is over."""
     started: list[subprocess.Popen[str]] = []
 
-    def start(*arguments: object) -> subprocess.Popen[str]:
+    def start(*arguments: object, out: int = subprocess.DEVNULL) -> subprocess.Popen[str]:
         line = [sys.executable, "-m", "flexray", "simulate", *map(str, arguments)]
-        started.append(subprocess.Popen(line, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True))
+        started.append(subprocess.Popen(line, cwd=tmp_path, stdout=out, stderr=subprocess.PIPE, text=True))
         return started[-1]
 
     yield start
@@ -126,3 +127,16 @@ def test_a_run_that_goes_on_is_not_gone_on_with_twice(command, cache, tmp_path):
     assert f"--resume: expected a run that is not running, got '{run}, which process {first.pid} plays'" in said
     first.send_signal(signal.SIGINT)
     assert first.wait(60) == 130
+
+
+@pytest.mark.slow
+def test_what_ray_says_of_a_killed_actor_is_not_on_standard_output(command, cache, tmp_path):
+    """Ray prints a paragraph there, and there is to be one JSON document; of ours a line is on the other output."""
+    run = tmp_path / "run"
+    first = command(*settings(cache), "--out", run, "--json", out=subprocess.PIPE)
+    until(lambda: len(list((run / "rounds").glob("*"))) > 2)
+    next(p for p in workers(first.pid) if "ClientHost" in " ".join(p.cmdline())).kill()
+    out, said = first.communicate(timeout=90)
+    assert first.returncode == 0 and json.loads(out)["path"] == str(run)
+    assert "a client actor is replaced" in said or "tried again: client" in said
+    assert "raylet" not in said
