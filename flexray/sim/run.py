@@ -102,8 +102,9 @@ def _clusters(job: Job, pool: Pool, folder: RunFolder) -> tuple[int, ...]:
         return ()
     groups = schedule.groups(range(len(job.clients)), job.layout.seats)
     told = {client: state for answers in pool.survey(groups) for client, state in answers.items()}
+    told = {client: told[client] for client in range(len(job.clients))}  # whoever was first
     folder.save_survey(told)
-    every = [told[client] for client in range(len(job.clients))]
+    every = [*told.values()]
     return job.algorithm.clusters({name: torch.stack([one[name] for one in every]) for name in every[0]})
 
 
