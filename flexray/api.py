@@ -18,9 +18,8 @@ import yaml
 from flexray import folder
 from flexray.config import Experiment
 from flexray.errors import ConfigError, RunError, did_you_mean, expected
-from flexray.sim import checkpoint, run_files
+from flexray.sim import checkpoint, holding, run_files
 from flexray.sim.events import Event, Finished
-from flexray.sim.holding import alone
 from flexray.sim.job import Job
 from flexray.sim.planning import apart
 from flexray.sim.planning.layout import available
@@ -37,8 +36,6 @@ from flexray.tracking import Tracking, chosen
 VERSIONED = ("flexray", "ray", "torch", "transformers", "datasets", "pyarrow", "numpy", "safetensors", "tokenizers")
 TABLES = ("rounds", "clients", "evaluations", "rows", "bytes", "inside", "turns")
 Watch = Callable[[Plan | Event], None]
-PATIENCE = 10.0
-"""Seconds for another process to leave the run folder."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +94,7 @@ def simulate(
         trackers = chosen(job.experiment)
         say(plan)
         seal_of((storage := job.experiment.storage).key)
-        held.enter_context(alone(path, "--resume" if resume else "--out", patience=PATIENCE))
+        held.enter_context(holding.alone(path, "--resume" if resume else "--out", patience=holding.END_SECONDS))
         _check_folder(path, resume)  # once more: meanwhile somebody may have begun there
         if storage.checkpoint is not None:
             checkpoint.check(storage.checkpoint, path, resume)

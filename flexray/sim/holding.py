@@ -19,6 +19,8 @@ from flexray.errors import RunError, expected
 LEADER = ".leader"
 GONE_SECONDS = 60.0
 """To wait for who was killed; Ray keeps what a lost client of `ray://` has started for 30."""
+END_SECONDS = 10.0
+"""For a command that is ending to leave its run."""
 EVERY = 0.05
 
 
