@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -20,7 +20,7 @@ from flexray.backend import joined
 from flexray.config import Experiment, Resources
 from flexray.errors import ConfigError, RunError, did_you_mean, expected
 from flexray.local_files import absolute
-from flexray.sim import checkpoint, run_files
+from flexray.sim import checkpoint, holding, run_files
 from flexray.sim.events import Event, Finished
 from flexray.sim.job import Job
 from flexray.sim.planning.places import possible
@@ -89,12 +89,14 @@ def simulate(
         return backend.afar(experiment.resources, partial(_simulate, experiment, _whole(path), resume), say)
     _check_folder(path, resume)
     grows = there is None
-    with nullcontext(there) if there else joined(experiment, verbose) as there:
+    with nullcontext(there) if there else joined(experiment, verbose) as there, ExitStack() as held:
         job, plan = prepare(experiment, there, path.absolute() / "private", backend.trials(experiment, "choices"))
         trackers = chosen(job.experiment)
         say(plan)
         seal_of((storage := job.experiment.storage).key)
         backend.check_shared(job)
+        held.enter_context(holding.alone(path, "--resume" if resume else "--out", patience=holding.END_SECONDS))
+        _check_folder(path, resume)  # once more: meanwhile somebody may have begun there
         if storage.checkpoint is not None:
             checkpoint.check(storage.checkpoint, path, resume)
         _open_folder(path, job, plan)

@@ -8,8 +8,9 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import replace
+from io import StringIO
 from threading import current_thread, main_thread
 from typing import Any
 
@@ -20,6 +21,7 @@ from flexray.errors import expected
 from flexray.sim import nodes
 from flexray.sim.planning import apart
 from flexray.sim.planning.measure import Ask
+from flexray.sim.quiet import without_ray
 
 PRELOAD = "torch,flexray.sim.host,transformers.models.auto.modeling_auto"
 CLIENT = "ray://"
@@ -60,10 +62,12 @@ def start(address: str | None = "local", *, verbose: bool = False, **local: Any)
         raise expected("resources.address", "a running cluster", address, f"start one, or use local: {reason}") from None
     if callable(ending) and current_thread() is main_thread():
         signal.signal(signal.SIGTERM, ending)  # Ray's own would leave with another exit code, and without a word
-    try:
-        yield _resources()
-    finally:
-        _stop()
+    with without_ray(not verbose):
+        try:
+            yield _resources()
+        finally:
+            with nullcontext() if verbose else redirect_stdout(StringIO()):  # what Ray has held back to say it once
+                _stop()
 
 
 def wanted(address: str | None) -> str:

@@ -22,12 +22,14 @@ from ray.util.placement_group import PlacementGroup
 from flexray import api, cluster
 from flexray.errors import RunError
 from flexray.report.messages import keep_traceback
+from flexray.sim.holding import alone
+from flexray.sim.quiet import without_ray
 from flexray.sweeping import results
 from flexray.sweeping.events import Begun, Event
 from flexray.sweeping.placing import Room
 from flexray.sweeping.playing import Play
-from flexray.sweeping.quiet import settings, without_ray
-from flexray.sweeping.records import Record, Records, alone, check_folder, write_spec
+from flexray.sweeping.quiet import settings
+from flexray.sweeping.records import Record, Records, check_folder, write_spec
 from flexray.sweeping.results import Sweep
 from flexray.sweeping.spec import Spec
 from flexray.sweeping.trials import FOREVER, Trials, Watch
@@ -45,11 +47,11 @@ def sweep(spec: Spec, out: Path | str, *, resume: bool = False, watch: Watch | N
     with api.joined(spec.first, verbose) as there, ExitStack() as held:
         check_folder(spec, path, resume)
         if resume:
-            held.enter_context(alone(path))
+            held.enter_context(alone(path, "--resume", "sweep"))
         room = Room(there, _largest(there), spec.most)
         trials = Trials(spec, Records(path.absolute()), room, say)
         if not resume:
-            held.enter_context(alone(path))
+            held.enter_context(alone(path, "--out", "sweep"))
             check_folder(spec, path, resume)
         write_spec(spec, path)
         trials.begin()

@@ -67,7 +67,8 @@ class Watcher:
         self.bars.update(self.rounds, total=self.of, info="starting the actors")
 
     def _started(self, what: Started) -> None:
-        after = f", going on at round {what.round + 1}" if what.round else ""
+        where = f"at round {what.round + 1}" if what.round < self.of else "with the last evaluation"
+        after = f", going on {where}" if what.round else ""
         self._say(f"actors up in {duration(what.seconds)}{after}")
         self.bars.update(self.rounds, completed=what.round, info="")
         self._next(what.round)

@@ -192,7 +192,8 @@ def simulate(
             if event is None:
                 return
             if isinstance(event, (Started, RoundDone)):
-                where = f"round {event.round if isinstance(event, Started) else event.report.round + 1}"
+                coming = event.round if isinstance(event, Started) else event.report.round + 1
+                where = f"round {coming}" if coming < job.experiment.rounds else "the last evaluation"
             yield event
     finally:
         if not dead():

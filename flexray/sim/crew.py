@@ -13,7 +13,7 @@ import ray
 from ray.exceptions import ActorDiedError, RayActorError, RayError, RayTaskError
 
 from flexray.errors import ConfigError, RunError
-from flexray.sim import nodes, turns
+from flexray.sim import holding, nodes, turns
 from flexray.sim.crews import Died
 from flexray.sim.job import Job
 
@@ -24,6 +24,10 @@ LOOK_SECONDS = 2.0
 """Between looking whether nodes have come."""
 FETCH_SECONDS = 600.0
 """For what is there already to come from another node."""
+CLOSE_SECONDS = 10.0
+"""For actors that were killed to be gone."""
+MARKS = ".actors"
+"""Beginning of the name of the folder in which each actor has a file, locked as long as it lives."""
 REASONS = {
     "memory": "Ray ended its process, as memory ran low",
     "node": "its node is gone",
@@ -42,11 +46,10 @@ class Crew:
         self._grows, self._looked = grows, perf_counter()
         self._dead: list[str] = []
         self._ids: dict[str, tuple[int, int]] = {}
-        self._marks = job.private / ".actors"
-        rmtree(self._marks, ignore_errors=True)
+        _end_others(job.private)
+        # A name of its own, so that who is started late by another driver finds no place here.
+        self._marks = job.private / f"{MARKS}-{uuid4().hex[:8]}"
         self._marks.mkdir(parents=True, mode=0o700)
-        self._token = f"run-{uuid4().hex}"
-        (self._marks / self._token).touch()
         # No task retries: Ray would re-run the call on a fresh object. No restarts: calls of before and after would look alike.
         self._options = {"num_cpus": job.layout.cpu, "num_gpus": job.layout.gpu, "max_restarts": 0, "max_task_retries": 0}
         self._shared, self._courier = ray.put(job), None
@@ -104,6 +107,7 @@ class Crew:
         gone = self._marks.with_name(f"{self._marks.name}.gone")
         with suppress(OSError):
             self._marks.rename(gone)  # at once, so that who is still starting finds no place for a new one
+        holding.gone(gone.iterdir() if gone.exists() else (), CLOSE_SECONDS)
         rmtree(gone, ignore_errors=True)
         for process in self._dead:
             for unfinished in self.job.private.glob(f"*/.{process}.tmp"):
@@ -114,28 +118,39 @@ class Crew:
             self._courier = nodes.courier_for(self.job)
         actor: Any = ray.remote(nodes.ClientHost)
         host = actor.options(**self._options, scheduling_strategy=nodes.spread())
-        self.hosts[a] = host.remote(self._shared, self._file(a), self._token, self._courier)
+        self.hosts[a] = host.remote(self._shared, self._file(a), self._courier)
         self._ids[self.hosts[a]._actor_id.hex()] = a, self.lives[a]
         self._up[a] = self.opening[a] = self.hosts[a].up.remote()
 
     def _ready(self) -> None:
-        """Returns when all are up, or some are and no more come. Raises what keeps one from starting."""
+        """Returns when all are up, or some are and no more come; who is killed while it starts is replaced, as later. Raises what keeps
+        one from starting."""
         seconds = START_SECONDS
         while self.opening:
             done, _ = ray.wait(list(self.opening.values()), num_returns=1, timeout=seconds)
             if not done:
                 break
-            try:
-                ray.get(done)
-            except RayError as e:
-                raise _ours(e) or RunError(f"a client actor failed to start: {first_line(e)}") from e
-            self.opening = {a: up for a, up in self.opening.items() if up != done[0]}
-            seconds = LATE_SECONDS
+            a = next(a for a, up in self.opening.items() if up == done[0])
+            if self._is_up(a):
+                del self.opening[a]
+                seconds = LATE_SECONDS
+            else:
+                self.replace(Died(a, self.lives[a], ""))
         if len(self.opening) == len(self.lives):
             raise RunError(
                 f"no client actor could be started in {START_SECONDS:g} s; is there no node with "
                 f"{self.job.layout.cpu:g} CPUs {f'and {self.job.layout.gpu:g} GPUs ' if self.job.layout.gpu else ''}free?"
             )
+
+    def _is_up(self, a: int) -> bool:
+        try:
+            ray.get(self._up[a], timeout=START_SECONDS)
+        except RayError as e:
+            killed = isinstance(e, RayActorError) and not getattr(e, "actor_init_failed", False)
+            if killed and sum(self.lives) < self.job.experiment.faults.restarts:
+                return False
+            raise _ours(e) or RunError(f"a client actor failed to start: {reason(e)}") from e
+        return True
 
     def _died(self, e: RayError) -> Exception:
         """What a failed call means: an error of the run's, or that somebody died."""
@@ -155,6 +170,16 @@ class Crew:
 
     def _file(self, a: int) -> Path:
         return self._marks / f"{a}.{self.lives[a]}"
+
+
+def _end_others(private: Path) -> None:
+    """Waits until the actors of a driver that is dead are dead, too. Raises RunError."""
+    for folder in private.glob(f"{MARKS}*"):
+        if not holding.gone(folder.iterdir()):
+            raise RunError(
+                f"client actors of before, which have files in {folder} locked, are still alive; wait until they have ended"
+            )
+        rmtree(folder, ignore_errors=True)
 
 
 def reason(e: RayError) -> str:

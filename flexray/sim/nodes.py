@@ -56,8 +56,8 @@ class Courier:
 class ClientHost(host.ClientHost):
     """The client actor: a host whose node has, or gets, what it needs. mark: in a folder that all nodes must share; see `Turns`."""
 
-    def __init__(self, job: Job, mark: Path, token: str, courier: Any = None):
-        if not mark.with_name(token).exists():
+    def __init__(self, job: Job, mark: Path, courier: Any = None):
+        if not mark.parent.exists():
             raise unshared(job.private, ray.util.get_node_ip_address())
         super().__init__(supplied(job, courier), behind=True, tells=True, mark=mark)
 

@@ -14,6 +14,7 @@ from flexray.sim.checkpoint import Checkpoints, place_of
 from flexray.sim.events import Event, Finished, Progress, RoundDone, Started, Stumbled
 from flexray.sim.exam import Exam, examination
 from flexray.sim.failure import Trouble
+from flexray.sim.holding import leading
 from flexray.sim.job import Job
 from flexray.sim.pool import Pool, Scored, Trained
 from flexray.sim.private.store import PrivateStore
@@ -30,8 +31,13 @@ def run(job: Job, make_pool: Callable[[Job], Pool], out: Path, resume: bool = Fa
     """Plays the rounds that are left, and yields what happens. The folder `out` exists and holds the resolved config.
 
     Clients are scored as they are before a round while that round is played. A round is saved once all that its clients own is at
-    rest, so that a run that stops anywhere goes on from the last one saved.
+    rest, so that a run that stops anywhere goes on from the last one saved. Whoever still leads the run is waited for.
     """
+    with leading(out):
+        yield from _run(job, make_pool, out, resume)
+
+
+def _run(job: Job, make_pool: Callable[[Job], Pool], out: Path, resume: bool) -> Iterator[Event]:
     started = perf_counter()
     folder, experiment, vectors = RunFolder(out, job.experiment.storage.durable), job.experiment, Vectors()
     copies, pool = _checkpoints(job, out), make_pool(job)
@@ -96,8 +102,9 @@ def _clusters(job: Job, pool: Pool, folder: RunFolder) -> tuple[int, ...]:
         return ()
     groups = schedule.groups(range(len(job.clients)), job.layout.seats)
     told = {client: state for answers in pool.survey(groups) for client, state in answers.items()}
+    told = {client: told[client] for client in range(len(job.clients))}  # whoever was first
     folder.save_survey(told)
-    every = [told[client] for client in range(len(job.clients))]
+    every = [*told.values()]
     return job.algorithm.clusters({name: torch.stack([one[name] for one in every]) for name in every[0]})
 
 

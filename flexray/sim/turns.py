@@ -17,6 +17,7 @@ import numpy as np
 
 from flexray.errors import ConfigError, RunError
 from flexray.sim.failure import Failed
+from flexray.sim.holding import locked
 from flexray.sim.planning.gauge import give_back
 from flexray.sim.schedule import Group
 from flexray.sim.wire import LeakError
@@ -47,6 +48,7 @@ class Turns:
         self._armed = 0.0, 0.0  # when, and for how many seconds
         if file is not None:
             self._mark, self._late = (os.open(f, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600) for f in (file, _late(file)))
+            locked(self._mark)  # until this process is dead
 
     def start(self) -> list[Failed]:
         """A task begins; gives the list into which comes who fails in it."""

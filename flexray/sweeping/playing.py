@@ -13,12 +13,11 @@ from flexray import api
 from flexray.config import Experiment
 from flexray.errors import ConfigError, RunError
 from flexray.sim.events import Evaluated, RoundDone
-from flexray.sweeping.records import Record, Records, alone
+from flexray.sim.holding import GONE_SECONDS, alone
+from flexray.sweeping.records import Record, Records
 
 Tell = Callable[[dict[str, Any]], None]
 """Tells whoever leads the sweep how far a trial is: `round`, `value` where clients were scored, and at the end `failure`."""
-PATIENCE = 60.0
-"""Seconds for another process to leave the trial alone."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +46,11 @@ class Play:
 
         failure, last = None, {}
         try:
-            with alone(folder.absolute(), PATIENCE), chdir(self.here):
+            with alone(folder.absolute(), "--resume", patience=GONE_SECONDS):  # until who was killed writes no more
                 before = self.records.scores(number, self.view, self.metric)
-                for round, value in before:  # schedulers must know it too
-                    tell({"round": round, "value": self._finite(round, value)})
+            for round, value in before:  # schedulers must know it too
+                tell({"round": round, "value": self._finite(round, value)})
+            with chdir(self.here):
                 done = _run(record, folder, told)
             last = {"round": rounds, "value": done.summary["mean"][self.view][self.metric]}
         except (ConfigError, RunError) as e:

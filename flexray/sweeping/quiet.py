@@ -5,12 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from threading import current_thread
-from typing import Any
 
 SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the run folders have it all
@@ -21,33 +18,6 @@ SETTINGS = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
 }
 """Tune's own, by its environment."""
-THREADS = ("ray_listen_error_messages",)
-"""Ray prints from these of its threads, whatever its log level is: that a worker died, in a paragraph. A sweep says it in a line."""
-
-
-class _Deaf:
-    """A file that hears nothing from some threads."""
-
-    def __init__(self, file: Any):
-        self._file = file
-
-    def write(self, text: str) -> int:
-        return len(text) if current_thread().name in THREADS else self._file.write(text)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._file, name)
-
-
-@contextmanager
-def without_ray(wanted: bool = True) -> Iterator[None]:
-    """Inside, standard output is without Ray's own words, as JSON and a live table must be."""
-    before = sys.stdout
-    if wanted:
-        sys.stdout = _Deaf(before)
-    try:
-        yield
-    finally:
-        sys.stdout = before
 
 
 @contextmanager

@@ -7,13 +7,9 @@ whatever its record says, so that whatever stops a sweep, it goes on from its fo
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from time import monotonic, sleep
 from typing import Any
 
 import yaml
@@ -122,34 +118,6 @@ def check_folder(spec: Spec, path: Path, resume: bool) -> None:
     ]
     if changed:
         raise ConfigError(*changed)
-
-
-@contextmanager
-def alone(folder: Path, patience: float = 0.0) -> Iterator[None]:
-    """Inside, no other process has the folder; it is free again however the process ends. patience: seconds to wait for it.
-
-    What a killed sweep leaves behind goes on writing for some seconds.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    until, opened = monotonic() + patience, os.open(folder, os.O_RDONLY)
-    try:
-        while not _locked(opened):
-            if monotonic() > until:
-                raise expected(
-                    "--resume", "a sweep that is not running", f"{folder}, which another process plays", "wait for it"
-                )
-            sleep(0.1)
-        yield
-    finally:
-        os.close(opened)
-
-
-def _locked(opened: int) -> bool:
-    try:
-        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def write_spec(spec: Spec, path: Path) -> None:

@@ -91,6 +91,8 @@ def test_the_bars_follow_the_run(plan):
 def test_a_resumed_run_says_where_it_goes_on(plan):
     text = shown([plan(), Started(7, 2.0)], terminal=False)
     assert text.endswith("actors up in 2.0 s, going on at round 8\n")
+    text = shown([plan(), Started(12, 2.0)], terminal=False)
+    assert text.endswith("actors up in 2.0 s, going on with the last evaluation\n")
 
 
 @pytest.mark.parametrize("terminal", [True, False])

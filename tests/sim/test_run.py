@@ -1,6 +1,8 @@
 """A run from start to end: what it leaves behind, when it scores, how it fails."""
 
 import json
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pyarrow.parquet as pq
 import pytest
@@ -14,7 +16,7 @@ from flexray.errors import ConfigError, RunError
 from flexray.sim.events import Evaluated, Finished, Progress, RoundDone, Started
 from flexray.sim.planning.plan import prepare
 from flexray.sim.private.store import PrivateStore
-from flexray.sim.run import run
+from flexray.sim.run import _clusters, run
 from flexray.sim.run_folder import RunFolder
 from flexray.sim.work import Scoring
 from flexray.state import ClientState
@@ -359,3 +361,12 @@ def test_who_owns_what_is_read_off_the_files_when_a_run_goes_on(played):
     more, _, pools, _ = played("run", look, rounds=3, resume=True)
     more()
     assert known == {0: 1, 1: 1, "newest": 1}
+
+
+def test_what_clients_told_before_the_first_round_is_kept_in_their_order(bare_job, tmp_path):
+    """Whoever answers first: an actor that was killed is asked anew."""
+    job, folder = bare_job([1, 3, 2], algorithm={"name": "cluster_routing"}), RunFolder(tmp_path)
+    answers = {c: {"usage": torch.tensor([float(c), 1.0])} for c in (2, 0, 1)}
+    pool = SimpleNamespace(survey=lambda groups: ({client: state} for client, state in answers.items()))
+    assert len(_clusters(job, cast(Any, pool), folder)) == 3
+    assert [row["client"] for row in folder.table("bytes")] == [0, 1, 2]

@@ -1,9 +1,9 @@
-"""What a sweep prints is its own."""
+"""What is printed is our own."""
 
 import sys
 from threading import Thread
 
-from flexray.sweeping.quiet import without_ray
+from flexray.sim.quiet import without_ray
 
 
 def test_only_rays_own_thread_is_not_heard(capsys):
