@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 
 from flexray import api, cluster
-from flexray.config import Experiment
 from flexray.errors import ConfigError
 from flexray.sim.planning.measure import Ask, Place, Turn
 from flexray.sim.planning.plan import prepare
@@ -33,9 +32,41 @@ def test_more_gpus_than_there_are_is_wrong_input(ray_here, small, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_several_nodes_need_a_shared_place_for_private_state(tmp_path):
-    with pytest.raises(ConfigError, match=r"storage\.private: expected a folder that all nodes share"):
-        prepare(Experiment(), {"CPU": 8.0, "nodes": 2.0}, tmp_path)
+@pytest.mark.parametrize(
+    ("asked", "variable", "goes"),
+    [
+        (None, None, "local"),
+        (None, "10.0.0.1:6379", "10.0.0.1:6379"),
+        (None, "http://10.0.0.1:8265", "local"),
+        ("auto", "10.0.0.1:6379", "auto"),
+        ("local", "10.0.0.1:6379", "local"),
+    ],
+)
+def test_who_asks_for_nothing_goes_where_its_job_was_submitted_to(monkeypatch, asked, variable, goes):
+    """Over http jobs are submitted; no Ray is joined there."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if variable:
+        monkeypatch.setenv("RAY_ADDRESS", variable)
+    assert cluster.wanted(asked) == goes
+
+
+def test_rays_client_is_for_whole_runs(monkeypatch):
+    """Not for what would plan here and run there."""
+    monkeypatch.setattr(cluster.ray, "is_initialized", lambda: False)
+    with (
+        pytest.raises(ConfigError, match=r"resources\.address: expected local, auto or host:port, got 'ray://h:1'"),
+        cluster.start("ray://h:1"),
+    ):
+        pass
+
+
+def test_a_dead_address_of_rays_client_is_refused_at_once(monkeypatch, small, tmp_path):
+    monkeypatch.setattr(cluster.ray, "is_initialized", lambda: False)
+    x = small(resources={"backend": "ray", "address": "ray://127.0.0.1:1"})
+    with pytest.raises(ConfigError, match=r"resources\.address: expected .*, got 'ray://127\.0\.0\.1:1'"):
+        api.simulate(x, tmp_path / "run")
+    with pytest.raises(ConfigError, match="--out: expected a whole path with ray://"):
+        api.simulate(x, "run")
 
 
 def test_on_a_cluster_tasks_measure(ray_here, small, tmp_path):
