@@ -168,4 +168,4 @@ class Faults(Section):
     """For one client's turn, training or scoring (a group of K seats has K times as long); `auto`: ten minutes, or fifty times what
     the slowest took for as many tokens, whichever is more; null: no end."""
     restarts: int = Field(default=10, ge=0)
-    """Client actors that may be replaced in one round."""
+    """Client actors that may be replaced in one round, besides those whose node has gone."""
