@@ -19,7 +19,6 @@ from flexray import backend, folder
 from flexray.backend import joined
 from flexray.config import Experiment, Resources
 from flexray.errors import ConfigError, RunError, did_you_mean, expected
-from flexray.local_files import absolute
 from flexray.sim import checkpoint, holding, run_files
 from flexray.sim.events import Event, Finished
 from flexray.sim.job import Job
@@ -213,7 +212,7 @@ def _open_folder(path: Path, job: Job, plan: Plan) -> None:
         )
     path.mkdir(parents=True, exist_ok=True)
     files = RunFolder(path)
-    files.write_text("config.yaml", yaml.safe_dump(absolute(resolved(job).spec()), sort_keys=False, allow_unicode=True))
+    files.write_text("config.yaml", yaml.safe_dump(resolved(job).spec(), sort_keys=False, allow_unicode=True))
     files.write_json("versions.json", _versions(job))
     clients = [
         {

@@ -11,6 +11,7 @@ from flexray.config import Experiment
 from flexray.data.clients import Client
 from flexray.data.corpus import Corpus
 from flexray.data.prepare import prepare as prepare_data
+from flexray.local_files import absolute
 from flexray.models import backbone as backbones
 from flexray.models import checkpoint, costs, sound
 from flexray.models.backbone import Backbone
@@ -91,7 +92,7 @@ def prepare(x: Experiment, there: Mapping[str, float], private: Path, trials: Tr
     _check_tokens(x, skeleton, encoder, data.corpus)
     cohort = updates(x, len(data.clients))
     job = Job(
-        spec=x.spec(),
+        spec=absolute(x.spec()),
         layout=arrange(x, there, cohort),
         backbone=backbone,
         corpus=data.corpus,
