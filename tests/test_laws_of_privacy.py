@@ -225,7 +225,6 @@ KEEPS = {
     "ditto, masked": {"algorithm": {"name": "ditto"}, "privacy": {"secure_aggregation": {"protocol": "secagg"}}},
     "fed_dpa": {"algorithm": {"name": "fed_dpa"}},
     "fedalt": {"algorithm": {"name": "fedalt"}},
-    "pfedme": {"algorithm": {"name": "pfedme"}},
 }
 
 

@@ -166,7 +166,9 @@ def _prepared(x: Experiment, files: Path) -> Job:
 def _where(problem: str) -> str:
     """A run names its files by their whole paths; older ones do so from the folder in which they were started."""
     what, _, mend = problem.rpartition("; ")
-    aside = "the run needs it: put it back (a relative path is looked for from the folder in which the run was started: go there)"
+    aside = (
+        "the run needs it: put it back (a relative path is looked for from the folder in which the run was started: go there)"
+    )
     return f"{what}; {aside}" if mend == "check the path" else problem
 
 
