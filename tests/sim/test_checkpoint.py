@@ -214,7 +214,8 @@ def test_a_run_with_a_key_gives_the_same_numbers_and_goes_on_from_its_checkpoint
 def test_what_is_no_file_is_not_read(tmp_path, what):
     """A device never ends."""
     if what != "nothing":
-        (tmp_path / "x").symlink_to("/dev/zero") if what == "device" else (tmp_path / "x").mkdir()
+        made = tmp_path / "x"
+        made.symlink_to("/dev/zero") if what == "device" else made.mkdir()
     place = Place.of(str(tmp_path), "storage.checkpoint")
     for use in (lambda: place.read("x"), lambda: place.get("x", tmp_path / "copy", 0o600)):
         with pytest.raises(FileNotFoundError, match="x is no file"):
