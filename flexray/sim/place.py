@@ -48,7 +48,7 @@ class Place:
 
     def read(self, name: str) -> bytes:
         """A file's contents. Raises FileNotFoundError."""
-        with self.files.open_input_stream(self._at(name)) as file:
+        with self._there(name) as file:
             return file.read()
 
     def write(self, name: str, contents: bytes) -> None:
@@ -65,7 +65,7 @@ class Place:
     def get(self, name: str, target: Path, mode: int) -> str:
         """The other way; gives the contents' digest."""
         digest = blake2b(digest_size=16)
-        with self.files.open_input_stream(self._at(name)) as file, os.fdopen(_opened(target, mode), "wb") as own:
+        with self._there(name) as file, os.fdopen(_opened(target, mode), "wb") as own:
             for chunk in _chunks(file):
                 digest.update(chunk)
                 own.write(chunk)
@@ -75,6 +75,13 @@ class Place:
         """A file that may be gone already."""
         with suppress(FileNotFoundError):
             self.files.delete_file(self._at(name))
+
+    def _there(self, name: str) -> Any:
+        """What is no file, such as a device, might never end."""
+        found: Any = self.files.get_file_info(self._at(name))
+        if found.type != FileType.File:
+            raise FileNotFoundError(f"{name} is no file")
+        return self.files.open_input_stream(self._at(name))
 
     @contextmanager
     def _new(self, name: str) -> Iterator[Any]:

@@ -208,3 +208,16 @@ def test_a_run_with_a_key_gives_the_same_numbers_and_goes_on_from_its_checkpoint
     key.write_text("cd" * 32)
     with pytest.raises(RunError, match="another key"):
         api.load_run(run.path) and api.resume(tmp_path / "again")
+
+
+@pytest.mark.parametrize("what", ["device", "folder", "nothing"])
+def test_what_is_no_file_is_not_read(tmp_path, what):
+    """A device never ends."""
+    if what != "nothing":
+        made = tmp_path / "x"
+        made.symlink_to("/dev/zero") if what == "device" else made.mkdir()
+    place = Place.of(str(tmp_path), "storage.checkpoint")
+    for use in (lambda: place.read("x"), lambda: place.get("x", tmp_path / "copy", 0o600)):
+        with pytest.raises(FileNotFoundError, match="x is no file"):
+            use()
+    assert not (tmp_path / "copy").exists()
