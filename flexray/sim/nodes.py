@@ -100,8 +100,11 @@ def alive() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"]]
 
 
-def this_node() -> NodeAffinitySchedulingStrategy:
-    """For what must be where this process is."""
+def this_node() -> NodeAffinitySchedulingStrategy | None:
+    """For what must be where this process is. In a placement group (a sweep's trial) that is where its children are by themselves, and
+    these must stay in the group: so must theirs."""
+    if ray.util.get_current_placement_group() is not None:
+        return None
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 

@@ -26,4 +26,5 @@ def test_one_node_needs_no_courier_and_shares_with_nobody(ray_here, tmp_path):
 
 
 def test_what_is_beside_the_driver_is_on_its_node(ray_here):
-    assert nodes.this_node().node_id == ray.get_runtime_context().get_node_id() and not nodes.this_node().soft
+    there = nodes.this_node()
+    assert there is not None and there.node_id == ray.get_runtime_context().get_node_id() and not there.soft
