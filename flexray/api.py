@@ -92,12 +92,9 @@ def simulate(
         job, plan = prepare(experiment, there, path.absolute() / "private", backend.trials(experiment, "choices"))
         trackers = chosen(job.experiment)
         say(plan)
-        seal_of((storage := job.experiment.storage).key)
-        backend.check_shared(job)
+        _check_storage(job, path, resume)
         held.enter_context(holding.alone(path, "--resume" if resume else "--out", patience=holding.END_SECONDS))
         _check_folder(path, resume)  # once more: meanwhile somebody may have begun there
-        if storage.checkpoint is not None:
-            checkpoint.check(storage.checkpoint, path, resume)
         _open_folder(path, job, plan)
         done: Run | None = None
         try:
@@ -199,6 +196,14 @@ def _check_folder(path: Path, resume: bool) -> None:
         raise ConfigError(
             f"--out: expected a new or empty folder, got {str(path)!r}, which is not; name another, or use --resume"
         )
+
+
+def _check_storage(job: Job, path: Path, resume: bool) -> None:
+    storage = job.experiment.storage
+    seal_of(storage.key)
+    backend.check_shared(job)
+    if storage.checkpoint is not None:
+        checkpoint.check(storage.checkpoint, path, resume)
 
 
 def _open_folder(path: Path, job: Job, plan: Plan) -> None:

@@ -11,6 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import replace
 from io import StringIO
+from pathlib import Path
+from shutil import disk_usage
+from tempfile import gettempdir
 from threading import current_thread, main_thread
 from typing import Any
 
@@ -26,6 +29,7 @@ from flexray.sim.quiet import without_ray
 PRELOAD = "torch,flexray.sim.host,transformers.models.auto.modeling_auto"
 CLIENT = "ray://"
 PROBE_SECONDS = 3.0
+SESSION = 50 << 20
 ROOM_SECONDS = 1800.0
 """To wait for what tasks measure, and before for room on the cluster."""
 
@@ -51,7 +55,9 @@ def start(address: str | None = "local", *, verbose: bool = False, **local: Any)
     # a local cluster; setting its mode here would be too late, as `import ray` has read it.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_preload_python_modules", PRELOAD)
-    if address not in ("local", "auto"):
+    if address == "local":
+        _check_room(Path(os.environ.get("RAY_TMPDIR") or gettempdir()))
+    elif address != "auto":
         probe(address)
     options = dict(local, include_dashboard=False) if address == "local" else {}
     ending = signal.getsignal(signal.SIGTERM)
@@ -128,6 +134,14 @@ def _resources() -> dict[str, float]:
     """The cluster's resources, and under `nodes` how many nodes it has that work."""
     working = [node for node in nodes.alive() if node["Resources"].get("CPU")]
     return ray.cluster_resources() | {"nodes": float(len(working) or 1)}
+
+
+def _check_room(folder: Path) -> None:
+    """Where its session has no place, Ray fails without a word of it."""
+    free = disk_usage(folder).free if folder.is_dir() else 0
+    if free < SESSION:
+        wanted = f"a folder with {SESSION >> 20} MB to spare, for Ray's session"
+        raise expected("TMPDIR", wanted, f"{folder} with {free >> 20}", "make room there, or set TMPDIR to another")
 
 
 def probe(address: str) -> None:

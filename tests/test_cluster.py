@@ -18,6 +18,17 @@ def test_a_dead_address_is_refused_at_once(monkeypatch, address):
         pass
 
 
+def test_where_rays_session_has_no_room_is_told_before_it_starts(monkeypatch, tmp_path):
+    monkeypatch.setattr(cluster.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(cluster, "SESSION", 1 << 60)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    with (
+        pytest.raises(ConfigError, match=r"TMPDIR: expected a folder with .* MB to spare, .*, got '" + str(tmp_path)),
+        cluster.start(),
+    ):
+        pass
+
+
 def test_a_running_ray_is_used_and_left_alone(ray_here):
     with cluster.start("local") as there:
         assert there["CPU"] == 4

@@ -184,7 +184,7 @@ def reached(place, monkeypatch):
 
         return stopped
 
-    monkeypatch.setattr(api, "opened", lambda path, out=None: out or Path(path))
+    monkeypatch.setattr(api, "opened", lambda path, out=None, address=None: out or Path(path))
     doors = [
         (api, "simulate"),
         (api, "resume"),

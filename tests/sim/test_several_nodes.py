@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 from pathlib import Path
+from shutil import rmtree
+from tempfile import mkdtemp
 from time import monotonic, sleep
 
 import pytest
@@ -30,15 +32,16 @@ def hidden(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def machines(tmp_path_factory, hidden):
+def machines(hidden):
     """A head with one CPU and a node with two."""
-    there = Machines(Path(tmp_path_factory.mktemp("r", numbered=True)))
+    there = Machines(Path(mkdtemp(prefix="ray-")))  # sockets bear no long path
     try:
         there.start(1, None, "--ray-client-server-port", str(there.client))
         there.start(2, hidden)
         yield there
     finally:
         there.stop()
+        rmtree(there.folder, ignore_errors=True)
 
 
 def simulate(

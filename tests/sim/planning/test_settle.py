@@ -5,7 +5,7 @@ from time import process_time
 import pytest
 import yaml
 
-from flexray import api
+from flexray import api, backend
 from flexray.errors import ConfigError
 from flexray.sim.events import Evaluated, Progress, RoundDone
 from flexray.sim.planning import apart, settle, sizes
@@ -153,7 +153,7 @@ def test_gpus_may_be_left_alone(fresh, tmp_path):
 
 def test_what_was_chosen_is_in_the_resolved_config_and_read_back(fresh, tmp_path, monkeypatch):
     monkeypatch.setattr(apart, "here", Fake())
-    monkeypatch.setattr(api, "available", lambda _: CPU1)
+    monkeypatch.setattr(backend, "available", lambda _: CPU1)
     run = api.simulate(fresh(rounds=1), tmp_path / "run")
     written = yaml.safe_load((run.path / "config.yaml").read_text())
     assert (written["seats"], written["placement"], written["resources"]["threads"]) == (3, "pooled", 1)

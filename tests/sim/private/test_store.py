@@ -13,7 +13,7 @@ from flexray.errors import RunError
 from flexray.sim import disk
 from flexray.sim.private import at_rest
 from flexray.sim.private.sealed import Seal
-from flexray.sim.private.store import PrivateStore
+from flexray.sim.private.store import PrivateStore, this_process
 from flexray.state import ClientState
 
 ODD = ["ann/1", "ann:1", "..", "", "a b\n", "ж" * 300, "-", "7"]
@@ -214,4 +214,4 @@ def test_what_is_durable_is_on_the_disk_before_it_has_its_name(tmp_path, monkeyp
     replace = os.replace
     monkeypatch.setattr(os, "replace", lambda a, b: (done.append(("name", os.path.basename(b))), replace(a, b)))
     PrivateStore(tmp_path, ["ann"], durable=True).save(0, 0, owned(1))
-    assert done == [("rest", f".{os.getpid()}.tmp"), ("name", "after-000000.safetensors"), ("rest", "00000-ann")]
+    assert done == [("rest", f".{this_process()}.tmp"), ("name", "after-000000.safetensors"), ("rest", "00000-ann")]
