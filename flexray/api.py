@@ -201,7 +201,7 @@ def _check_folder(path: Path, resume: bool) -> None:
 def _check_storage(job: Job, path: Path, resume: bool) -> None:
     storage = job.experiment.storage
     seal_of(storage.key)
-    backend.check_shared(job)
+    backend.check_shared(job.experiment.resources, job.private, "storage.private")
     if storage.checkpoint is not None:
         checkpoint.check(storage.checkpoint, path, resume)
 

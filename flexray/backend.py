@@ -47,12 +47,12 @@ def trials(x: Experiment, far: Far) -> Trials:
     return Trials(far, apart.here)
 
 
-def check_shared(job: Job) -> None:
-    """Raises ConfigError unless all nodes see where private state rests."""
-    if _is_running(job.experiment.resources):
+def check_shared(resources: Resources, folder: Path, key: str) -> None:
+    """Raises ConfigError, which blames the key, unless all nodes of a cluster that is joined see the folder."""
+    if _is_running(resources):
         from flexray.sim import nodes
 
-        nodes.check_shared(job.private)
+        nodes.check_shared(folder, key)
 
 
 def events(job: Job, path: Path, resume: bool, there: Mapping[str, float], verbose: bool, grows: bool) -> Iterator[Event]:

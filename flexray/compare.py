@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from flexray import api
+from flexray import api, backend
 from flexray.comparison.events import Begun, Done, Event, Rounds
 from flexray.comparison.folder import begun_with, check_folder, check_runs, run_of
 from flexray.comparison.samples import finished
@@ -51,6 +51,8 @@ def compare(
         plan = check_runs(spec)
         left = [cell for cell in spec.cells if not (run_of(path, cell) / "summary.json").exists()]
         jobs = _jobs(plan, there, len(left), jobs)
+        if jobs > 1:
+            backend.check_shared(plan.experiment.resources, path.absolute(), "--out")
         RunFolder(_made(path)).write_text("compare.yaml", yaml.safe_dump(spec.dump(), sort_keys=False, allow_unicode=True))
         say(Begun(tuple(left), len(spec.cells) - len(left), jobs))
         ways = _side_by_side if jobs > 1 else _in_turn

@@ -19,7 +19,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule
 from ray.tune.search import Searcher
 from ray.util.placement_group import PlacementGroup
 
-from flexray import api, cluster
+from flexray import api, backend, cluster
 from flexray.errors import RunError
 from flexray.report.messages import keep_traceback
 from flexray.sim.holding import alone
@@ -46,6 +46,7 @@ def sweep(spec: Spec, out: Path | str, *, resume: bool = False, watch: Watch | N
     path, say = Path(out), watch or (lambda _: None)
     with api.joined(spec.first, verbose) as there, ExitStack() as held:
         check_folder(spec, path, resume)
+        backend.check_shared(spec.first.resources, path.absolute(), "--out")
         if resume:
             held.enter_context(alone(path, "--resume", "sweep"))
         room = Room(there, _largest(there), spec.most)

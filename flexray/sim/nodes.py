@@ -123,8 +123,8 @@ def spread() -> str | None:
     return "SPREAD" if len(alive()) > 1 and ray.util.get_current_placement_group() is None else None
 
 
-def check_shared(folder: Path) -> None:
-    """Raises ConfigError unless every node sees what this one writes into a folder. Leaves nothing behind."""
+def check_shared(folder: Path, key: str) -> None:
+    """Raises ConfigError, which blames the key, unless every node sees what this one writes into a folder. Leaves nothing behind."""
     others = [node for node in alive() if node["NodeID"] != ray.get_runtime_context().get_node_id()]
     if not others:
         return
@@ -141,17 +141,17 @@ def check_shared(folder: Path) -> None:
         done, _ = ray.wait(list(asked), num_returns=len(asked), timeout=PROBE_SECONDS)
         for one in done:  # who does not answer is told by the actors that start there
             if not _answer(one):
-                raise unshared(folder, asked[one]["NodeManagerAddress"])
+                raise unshared(folder, asked[one]["NodeManagerAddress"], key)
     finally:
         sign.unlink(missing_ok=True)
         if made is not None:
             _remove_empty(folder, made)
 
 
-def unshared(private: Path, node: str) -> Exception:
-    """What is said where private state could not be found again."""
-    mend = f"node {node} does not see it: name one on a shared file system, or an --out there"
-    return expected("storage.private", SHARED, str(private), mend)
+def unshared(folder: Path, node: str, key: str = "storage.private") -> Exception:
+    """What is said where private state, or runs, could not be found again."""
+    mend = f"node {node} does not see it: name one on a shared file system{', or an --out there' if key != '--out' else ''}"
+    return expected(key, SHARED, str(folder), mend)
 
 
 def _answer(one: Any) -> bool:

@@ -21,7 +21,7 @@ def test_no_actor_is_on_two_nodes(ray_here, monkeypatch):
 
 
 def test_one_node_needs_no_courier_and_shares_with_nobody(ray_here, tmp_path):
-    nodes.check_shared(tmp_path / "a" / "b")
+    nodes.check_shared(tmp_path / "a" / "b", "--out")
     assert nodes.spread() is None and not (tmp_path / "a").exists()
 
 

@@ -108,6 +108,20 @@ def test_what_only_one_node_sees_is_no_place_for_private_state(machines, hidden,
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("command", ["sweep", "compare"])
+def test_nor_for_runs_that_are_played_on_any_node(machines, hidden, tmp_path, command):
+    what = {"sweep": {"over": {"seed": {"grid": [0, 1]}}}, "compare": {"methods": ["flex"], "seeds": [0, 1]}}
+    config = tmp_path / "many.yaml"
+    config.write_text(json.dumps({**RUN, "storage": {"cache": str(hidden / "cache")}, command: what[command]}))
+    more = ["--jobs", "2"] if command == "compare" else []
+    out = hidden / "many"
+    _, told = ended(
+        machines.run("-m", "flexray", command, str(config), "--out", str(out), "--address", machines.address, *more), code=2
+    )
+    assert "--out: expected a folder that all nodes share" in told and not out.exists()
+
+
+@pytest.mark.slow
 def test_a_node_that_comes_gives_more_actors(machines, hidden, tmp_path, cache):
     """Three CPUs hold three actors; with four more, all six clients have one each."""
     played = {"rounds": 25, "placement": "one_per_client"}
