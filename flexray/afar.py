@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections.abc import Callable
 from queue import Empty, Queue
 from typing import Any, TypeVar, cast
@@ -47,8 +48,10 @@ def call(address: str | None, what: Callable[[Say], T], say: Say) -> T:
     cluster.probe(there)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
-        ray.init(there, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RayError, RuntimeError, ImportError) as e:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Ray Client connection timed out")  # which is raised, too
+            ray.init(there, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RayError, RuntimeError, ImportError, ValueError) as e:
         reason = str(e).strip().splitlines()[0]
         raise expected("resources.address", "a cluster with Ray's client server", there, f"check it: {reason}") from e
     try:

@@ -101,7 +101,8 @@ class Machines:
             asking.kill()
             asking.communicate()
             sleep(0.5)
-        raise TimeoutError(f"{count} nodes did not start: see {self.folder}/node-*.log")
+        told = "\n".join(f.read_text()[-2000:] for f in self.folder.glob("node-*.log"))
+        raise TimeoutError(f"{count} nodes did not start: {told}")
 
 
 def _port() -> int:
