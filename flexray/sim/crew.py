@@ -13,11 +13,13 @@ import ray
 from ray.exceptions import ActorDiedError, RayActorError, RayError, RayTaskError
 
 from flexray.errors import ConfigError, RunError
-from flexray.sim import holding, nodes, turns
+from flexray.sim import holding, nodes, supplies, turns
 from flexray.sim.crews import Died
 from flexray.sim.job import Job
 
 START_SECONDS = 300.0
+BRINGING = 20e6
+"""Bytes of the cache that a node is brought in a second, at the least."""
 LATE_SECONDS = 20.0
 """If so long after the last one no further actor is up, the run begins: who is still to come finds its place vacant."""
 LOOK_SECONDS = 2.0
@@ -44,6 +46,7 @@ class Crew:
         self.job, self.lives = job, [0] * job.layout.actors
         self.opening: dict[int, Any] = {}
         self._grows, self._looked = grows, perf_counter()
+        self._at: dict[int, tuple[str, str]] = {}
         self._dead: list[str] = []
         self._ids: dict[str, tuple[int, int]] = {}
         _end_others(job.private)
@@ -86,12 +89,16 @@ class Crew:
 
     def nodes(self) -> list[str]:
         """Where the actor of each place is, by Ray's name of the node; "" for a vacant one."""
-        return ["" if a in self.opening else ray.get(up)[1] for a, up in enumerate(self._up)]
+        for a, up in enumerate(self._up):
+            if a not in self.opening and a not in self._at:
+                self._at[a] = ray.get(up)
+        return [self._at[a][1] if a in self._at else "" for a in range(len(self._up))]
 
     def replace(self, dead: Died) -> None:
         a = dead.actor
         with suppress(RayError):  # it may never have been up
             self._dead.append(ray.get(self._up[a], timeout=0)[0])
+        self._at.pop(a, None)
         self.stop(a)
         self.lives[a] += 1
         self._start(a)
@@ -125,7 +132,7 @@ class Crew:
     def _ready(self) -> None:
         """Returns when all are up, or some are and no more come; who is killed while it starts is replaced, as later. Raises what keeps
         one from starting."""
-        seconds = START_SECONDS
+        patience = seconds = START_SECONDS + (supplies.weight(self.job) / BRINGING if self._courier else 0)
         while self.opening:
             done, _ = ray.wait(list(self.opening.values()), num_returns=1, timeout=seconds)
             if not done:
@@ -138,7 +145,7 @@ class Crew:
                 self.replace(Died(a, self.lives[a], ""))
         if len(self.opening) == len(self.lives):
             raise RunError(
-                f"no client actor could be started in {START_SECONDS:g} s; is there no node with "
+                f"no client actor could be started in {patience:.0f} s; is there no node with "
                 f"{self.job.layout.cpu:g} CPUs {f'and {self.job.layout.gpu:g} GPUs ' if self.job.layout.gpu else ''}free?"
             )
 

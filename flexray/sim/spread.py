@@ -17,7 +17,7 @@ from flexray.sim.queues import Queues
 
 IN_FLIGHT = 2
 """Tasks queued at an actor: one at work and one ready, so that it never waits for the driver."""
-STARTING = 900.0
+STARTING = 1800.0
 """Seconds to wait, if no place has a process and nobody can go on; a node may be on its way."""
 TICK = 1.0
 """Seconds between looking whether somebody takes too long."""

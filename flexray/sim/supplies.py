@@ -59,6 +59,11 @@ def listing(path: Path) -> Listing:
     return [(str(f.relative_to(path)), f.stat().st_size) for f in sorted(path.rglob("*")) if f.is_file()]
 
 
+def weight(job: Job) -> int:
+    """Bytes of all that the job names, on the planner's node."""
+    return sum(size for name in ENTRIES if (path := getattr(job, name)) is not None for _, size in listing(path))
+
+
 def offsets(listed: Listing) -> Iterator[tuple[str, int]]:
     """Every piece's file, and where in it the piece begins."""
     for name, size in listed:

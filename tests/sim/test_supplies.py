@@ -57,6 +57,8 @@ def away(cache: Path, tmp_path: Path, job) -> Path:
 def test_a_node_that_sees_everything_asks_for_nothing(job, cache):
     sender = Sender(cache)
     assert supplies.here(job, cache, sender.files, sender.bring, "n") is job and not sender.listed
+    own = [cache / entry for entry in supplies.entries(job, cache).values()]
+    assert supplies.weight(job) == sum(len(f.read_bytes()) for e in own for f in [e, *e.rglob("*")] if f.is_file())
 
 
 @pytest.mark.parametrize("size", [1 << 10, 1 << 30])
