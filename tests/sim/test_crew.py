@@ -47,7 +47,7 @@ def test_an_actor_that_is_killed_while_it_starts_is_replaced(job):
     crew = Crew(job())
     thread.join()
     assert sum(crew.lives) == 1
-    assert len({ray.get(host.ready.remote()) for host in crew.hosts}) == 2
+    assert len(set(ray.get([host.ready.remote() for host in crew.hosts]))) == 2
     crew.close()
 
 
