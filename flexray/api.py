@@ -201,6 +201,9 @@ def _check_folder(path: Path, resume: bool) -> None:
 def _check_storage(job: Job, path: Path, resume: bool) -> None:
     storage = job.experiment.storage
     seal_of(storage.key)
+    if storage.private is not None and not resume and job.private.exists() and any(job.private.iterdir()):
+        mend = "private state is there already: name another, or go on with the run whose it is"
+        raise expected("storage.private", "a folder of this run alone", str(job.private), mend)
     backend.check_shared(job.experiment.resources, job.private, "storage.private")
     if storage.checkpoint is not None:
         checkpoint.check(storage.checkpoint, path, resume)

@@ -69,7 +69,8 @@ class Watcher:
     def _started(self, what: Started) -> None:
         where = f"at round {what.round + 1}" if what.round < self.of else "with the last evaluation"
         after = f", going on {where}" if what.round else ""
-        self._say(f"actors up in {duration(what.seconds)}{after}")
+        died = f", {what.replaced} of them replaced, as they died in starting" if what.replaced else ""
+        self._say(f"actors up in {duration(what.seconds)}{died}{after}")
         self.bars.update(self.rounds, completed=what.round, info="")
         self._next(what.round)
 

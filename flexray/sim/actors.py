@@ -61,6 +61,10 @@ class RayPool:
         """Places for them."""
         return len(self.crew.lives)
 
+    @property
+    def replaced(self) -> int:
+        return sum(self.crew.lives)
+
     def open(self) -> np.ndarray:
         redo = Surveying(self.job)
         queues = Queues(["open"], ())

@@ -11,10 +11,12 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from pathlib import Path
 from time import perf_counter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from flexray.errors import RunError, expected
 from flexray.sim.events import Checkpointed
@@ -28,6 +30,10 @@ LINKS = ".checkpoint"
 PRIVATE = "private"
 ALONE = ("*.yaml", "*.json", "*.safetensors", "*.parquet")
 PARTS = ("rounds", "clients", "evaluations", "rows", "bytes", "inside")
+
+
+NO_LIST = (ValueError, KeyError, TypeError, AttributeError)
+"""What reading something else than a list raises."""
 
 
 class _Copy(NamedTuple):
@@ -146,7 +152,7 @@ class Checkpoints:
                     self.place.put(f"files/{copy.digest}", link)
                     there.add(copy.digest)
                     moved += copy.size
-            self.place.write(list_of(round), json.dumps({"round": round, "files": copies}).encode())
+            self.place.write(list_of(round), listed(round, copies))
             self._copies, self._lists[round] = copies, {copy.digest for copy in copies.values()}
             self._prune(before | there)
             return Checkpointed(round, perf_counter() - started, moved)
@@ -191,11 +197,11 @@ def check(where: str, run: Path, resume: bool) -> None:
 
 
 def _listed(place: Place) -> Iterator[tuple[int, dict[str, _Copy]]]:
-    """Rounds, and what they have, the newest last."""
+    """Rounds, and what they have, the newest last; a list that is damaged is none."""
     for name in place.names():
         if name.startswith(LIST):
-            told = json.loads(place.read(name))
-            yield told["round"], {name: _Copy(*copy) for name, copy in told["files"].items()}
+            with suppress(*NO_LIST):
+                yield round_of(name), {file: _Copy(*copy) for file, copy in read_list(place.read(name)).items()}
 
 
 def _linked(path: Path, link: Path) -> Path:
@@ -204,6 +210,24 @@ def _linked(path: Path, link: Path) -> Path:
     except OSError:  # a file system without them
         shutil.copy2(path, link)
     return link
+
+
+def listed(round: int, files: Mapping[str, tuple[str, int]]) -> bytes:
+    """A list's contents: of every file of the run folder its digest and size; and of all that a digest, too."""
+    told = {"round": round, "files": files}
+    return json.dumps({**told, "digest": _digest(told)}).encode()
+
+
+def read_list(contents: bytes) -> dict[str, tuple[str, int]]:
+    """The files of a list. Raises one of NO_LIST if it is none, or not as it was written."""
+    told = json.loads(contents)
+    if told.pop("digest") != _digest(told):
+        raise ValueError("it was changed")
+    return told["files"]
+
+
+def _digest(told: Mapping[str, Any]) -> str:
+    return blake2b(json.dumps(told, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def list_of(round: int) -> str:

@@ -12,10 +12,11 @@ from flexray.sim.round import RoundReport
 
 @dataclass(frozen=True)
 class Started:
-    """The actors are up. round: the first one to play."""
+    """The actors are up. round: the first one to play; replaced: how many died as they started."""
 
     round: int
     seconds: float
+    replaced: int = 0
 
 
 @dataclass(frozen=True)

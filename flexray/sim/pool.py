@@ -48,6 +48,11 @@ class Pool(Protocol):
         """How many processes there are, or should be."""
         ...
 
+    @property
+    def replaced(self) -> int:
+        """How many have died so far."""
+        ...
+
     def open(self) -> np.ndarray:
         """What travels first."""
         ...
@@ -70,7 +75,7 @@ class Pool(Protocol):
 class InlinePool:
     """One host in this very process: for debugging, and where there is no Ray."""
 
-    actors, pace = 1, inf
+    actors, replaced, pace = 1, 0, inf
 
     def __init__(self, job: Job):
         self.job, self.host = job, ClientHost(job, behind=True, tells=True)

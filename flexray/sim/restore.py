@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -11,7 +10,7 @@ from pathlib import Path
 import yaml
 
 from flexray.errors import ConfigError, expected
-from flexray.sim.checkpoint import LIST, PRIVATE, round_of
+from flexray.sim.checkpoint import LIST, NO_LIST, PRIVATE, read_list, round_of
 from flexray.sim.place import Place
 
 
@@ -32,8 +31,8 @@ def fetch(where: str, out: Path) -> int:
         for name in reversed([n for n in place.names() if n.startswith(LIST)]):
             try:
                 shutil.rmtree(temporary, ignore_errors=True)
-                _fetched(place, json.loads(place.read(name))["files"], temporary)
-            except (OSError, ValueError, KeyError, TypeError) as e:
+                _fetched(place, read_list(place.read(name)), temporary)
+            except (OSError, *NO_LIST) as e:
                 damaged.append(f"{name} ({str(e).splitlines()[0]})")
                 continue
             _put_private(temporary)

@@ -46,7 +46,7 @@ def _run(job: Job, make_pool: Callable[[Job], Pool], out: Path, resume: bool) ->
         if copies:
             copies.begin(first - 1)
         ledger.settle(job, folder, first)
-        yield Started(first, perf_counter() - started)
+        yield Started(first, perf_counter() - started, pool.replaced)
         for round in range(first, experiment.rounds):
             exam = examination(job, pool, folder, server, round) if _scores(experiment, round) else None
             rests: dict[int, int] = {}

@@ -95,6 +95,11 @@ def test_a_resumed_run_says_where_it_goes_on(plan):
     assert text.endswith("actors up in 2.0 s, going on with the last evaluation\n")
 
 
+def test_actors_that_died_as_they_started_are_told(plan):
+    text = shown([plan(), Started(0, 2.0, replaced=1)], terminal=False)
+    assert text.endswith("actors up in 2.0 s, 1 of them replaced, as they died in starting\n")
+
+
 @pytest.mark.parametrize("terminal", [True, False])
 def test_a_run_that_breaks_leaves_the_terminal_as_it_was(plan, terminal):
     text = io.StringIO()

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from flexray import api
 from flexray.errors import ConfigError, RunError
 from flexray.sim import restore
-from flexray.sim.checkpoint import Checkpoints, list_of
+from flexray.sim.checkpoint import Checkpoints, list_of, listed
 from flexray.sim.events import Checkpointed, RoundDone
 from flexray.sim.place import Place
 from flexray.sim.private.store import PrivateStore
@@ -105,11 +105,36 @@ def test_a_damaged_checkpoint_is_passed_over_and_named_if_there_is_no_other(whol
     assert not list(tmp_path.glob("*none*"))
 
 
+def test_a_list_in_which_a_bit_has_flipped_is_none(whole, place, tmp_path):
+    """Neither to go on from, nor to add to: the run that goes on copies all that it has."""
+    copied = tmp_path / "copied"
+    shutil.copytree(place / "whole", copied)
+    for file in copied.glob("after-*.json"):
+        file.write_text(file.read_text().replace("server", "serven"))
+    with pytest.raises(ConfigError, match=r"expected a whole checkpoint in .*after-000003.json \(it was changed\)"):
+        restore.fetch(str(copied), tmp_path / "none")
+    assert not list(tmp_path.glob("*none*"))
+    private = PrivateStore(whole[0] / "private", [])
+    again = Checkpoints(whole[0], private, Place.of(str(copied), "storage.checkpoint"), 1)
+    again.begin(3)
+    again.close()
+
+
+def test_private_state_of_another_run_is_not_written_over(small, tmp_path):
+    own = small(rounds=1, storage={"private": str(tmp_path / "private")})
+    run = api.simulate(own, tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"storage\.private: expected a folder of this run alone"):
+        api.simulate(own, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+    (run.path / "summary.json").unlink()
+    assert api.resume(run.path).summary["rounds"] == 1
+
+
 def test_a_list_cannot_write_outside_the_run_folder(whole, place, tmp_path):
     bad = tmp_path / "bad"
     (bad / "files").mkdir(parents=True)
     (bad / "files" / "x").write_bytes(b"")
-    (bad / list_of(0)).write_text(json.dumps({"round": 0, "files": {"../../evil": ["x", 0]}}))
+    (bad / list_of(0)).write_bytes(listed(0, {"../../evil": ("x", 0)}))
     with pytest.raises(ConfigError, match="is no file of a run"):
         restore.fetch(str(bad), tmp_path / "out")
 
