@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from contextlib import suppress
 from pathlib import Path
 from threading import Thread
 from time import sleep
@@ -56,7 +57,11 @@ def fails(tmp_path_factory) -> str:
 
 def hosts() -> list[psutil.Process]:
     """The client actors of this very process's Ray."""
-    return [p for p in psutil.Process().children(recursive=True) if "ray::ClientHost" in " ".join(p.cmdline())]
+    found = []
+    for p in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):  # it has just ended
+            found += [p] if "ray::ClientHost" in " ".join(p.cmdline()) else []
+    return found
 
 
 def contents(run: Path) -> dict[str, dict[str, torch.Tensor]]:
@@ -116,7 +121,8 @@ def test_actors_are_killed_at_random(ray_here, small, tmp_path, name, seed):
         while not over:
             sleep(rng.uniform(0.1, 4))
             if alive := hosts():
-                os.kill(alive[rng.integers(len(alive))].pid, signal.SIGKILL)
+                with suppress(ProcessLookupError):
+                    os.kill(alive[rng.integers(len(alive))].pid, signal.SIGKILL)
 
     def watch(event):
         if isinstance(event, Started):
