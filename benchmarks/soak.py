@@ -68,7 +68,7 @@ class Disturbed:
 
 
 def disturbed(folder: Path, out: Path, seconds: float, every: float, rng: random.Random) -> Disturbed:
-    """Plays, kills and resumes for so long; at the end the command is interrupted as by Ctrl-C."""
+    """Plays, kills and resumes for so long; at the end the command is asked to stop (by SIGTERM: a shell's background jobs ignore SIGINT)."""
     found, until, sets = Disturbed(), monotonic() + seconds, [part for s in settings(folder) for part in ("--set", s)]
     start = ["simulate", *sets, "--out", str(out)]
     command = _started(start, folder)
@@ -85,7 +85,7 @@ def disturbed(folder: Path, out: Path, seconds: float, every: float, rng: random
             what = rng.choices([*WEIGHTS], [*WEIGHTS.values()])[0]
             found.kills[what] += _killed(command, what, rng)
             due = monotonic() + rng.expovariate(1 / every)
-    command.send_signal(signal.SIGINT)
+    command.terminate()
     found.exits[command.wait(LEAVE_SECONDS)] += 1
     found.left += _gone(command.pid)
     return found
