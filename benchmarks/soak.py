@@ -17,7 +17,6 @@ import hashlib
 import os
 import random
 import re
-import signal
 import subprocess
 import sys
 from collections import Counter
@@ -68,7 +67,7 @@ class Disturbed:
 
 
 def disturbed(folder: Path, out: Path, seconds: float, every: float, rng: random.Random) -> Disturbed:
-    """Plays, kills and resumes for so long; at the end the command is asked to stop (by SIGTERM: a shell's background jobs ignore SIGINT)."""
+    """Plays, kills and resumes for so long; at the end the command is asked to stop, by SIGTERM, as background jobs ignore SIGINT."""
     found, until, sets = Disturbed(), monotonic() + seconds, [part for s in settings(folder) for part in ("--set", s)]
     start = ["simulate", *sets, "--out", str(out)]
     command = _started(start, folder)
