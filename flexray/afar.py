@@ -17,6 +17,8 @@ from flexray.errors import ConfigError, RunError, expected
 
 T = TypeVar("T")
 Say = Callable[[Any], None]
+HEAD = {"node:__internal_head__": 0.001}
+"""What only the head has, by Ray itself: the run's folder is there, wherever Ray has room."""
 SECONDS = 2.0
 """To wait there for something to be said."""
 
@@ -56,7 +58,7 @@ def call(address: str | None, what: Callable[[Say], T], say: Say) -> T:
         raise expected("resources.address", "a cluster with Ray's client server", there, f"check it: {reason}") from e
     try:
         actor: Any = ray.remote(Afar)
-        far = actor.options(num_cpus=0, max_concurrency=2).remote()
+        far = actor.options(num_cpus=0, max_concurrency=2, resources=HEAD).remote()
         over = far.call.remote(what)
         while not ray.wait([over], timeout=0)[0]:
             for event in ray.get(far.said.remote()):
