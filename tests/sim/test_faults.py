@@ -113,7 +113,8 @@ def test_an_actor_is_killed_while_it_trains_and_one_when_it_has_done_its_part(ra
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("name", ["flex", "scaffold", "cluster_routing", "flora"])
 def test_actors_are_killed_at_random(ray_here, small, tmp_path, name, seed):
-    rng, over = np.random.default_rng(seed), []
+    """The next one only once something was done since: on a busy machine an actor takes longer to start than any time between kills."""
+    rng, over, told = np.random.default_rng(seed), [], []
     x = {"rounds": 3, "clients": 12, "algorithm": {"name": name}, "train": {"steps": 8}, "evaluation": {"every": 1}}
     x["faults"] = {"retries": 99, "restarts": 999}
 
@@ -121,10 +122,15 @@ def test_actors_are_killed_at_random(ray_here, small, tmp_path, name, seed):
         while not over:
             sleep(rng.uniform(0.1, 4))
             if alive := hosts():
+                before = len(told)
                 with suppress(ProcessLookupError):
                     os.kill(alive[rng.integers(len(alive))].pid, signal.SIGKILL)
+                while len(told) == before and not over:
+                    sleep(0.05)
 
     def watch(event):
+        if isinstance(event, Progress | RoundDone):
+            told.append(event)
         if isinstance(event, Started):
             Thread(target=kill, daemon=True).start()
         if isinstance(event, RoundDone) and event.report.round == 2:
