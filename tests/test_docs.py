@@ -388,10 +388,12 @@ def test_every_run_truly_runs(shown, place, cache, monkeypatch):
     """Small, in one process; with what the command sets itself going before."""
     monkeypatch.chdir(place)
     arguments = filled(shown.command, number := COMMANDS.index(shown))
-    if "--help" in arguments or "--resume" in arguments:
+    if {"--help", "--resume", "--address"} & {*arguments}:
         return
     taken = {text.partition("=")[0].split(".")[0] for text in arguments}
     small = [text for text in SMALL if text.partition("=")[0].split(".")[0] not in taken - {"data"}]
+    small += ["cohort=2"] if any(text.startswith("cohort=") for text in arguments) else []
+    small += ["cohort=4", "system.buffer=2"] if "configs/fedbuff.yaml" in arguments else []
     sets = [part for text in (*small, "rounds=1", "clients=4", f"storage.cache={cache}") for part in ("--set", text)]
     arguments = (
         [a if a != arguments[arguments.index("--out") + 1] else f"out/run-{number}" for a in arguments]

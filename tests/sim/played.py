@@ -26,7 +26,7 @@ class PlayedPool:
     """Does tasks in some order; remembers what it was asked. Every client owns something: a newcomer gets its start from scoring, too."""
 
     def __init__(self, job: Job, order: Order = list, actors: int = 2):
-        self.job, self.order, self.actors, self.pace = job, order, actors, inf
+        self.job, self.order, self.actors, self.replaced, self.pace = job, order, actors, 0, inf
         self.works: list[Work] = []
         self.files = PrivateStore(job.private, [c.name for c in job.trainees], job.identity)
         self.settled, self.closed, self.unwell = 0, False, None
