@@ -148,8 +148,10 @@ def probe(address: str) -> None:
     """A dead address makes `ray.init` hang for minutes; asking the port first takes no time."""
     host, _, port = address.removeprefix(CLIENT).rpartition(":")
     try:
+        if not port.isdigit():
+            raise ValueError("it ends in no port")
         socket.create_connection((host, int(port)), PROBE_SECONDS).close()
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, OverflowError) as e:
         raise expected(
             "resources.address", "local, auto, host:port or ray://host:port of a running cluster", address, f"check it: {e}"
         ) from None

@@ -11,7 +11,7 @@ from flexray.sim.planning.plan import prepare
 from flexray.sim.planning.settle import Trials
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:1", "nowhere", "127.0.0.1:port"])
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nowhere", "127.0.0.1:port", "127.0.0.1:99999"])
 def test_a_dead_address_is_refused_at_once(monkeypatch, address):
     monkeypatch.setattr(cluster.ray, "is_initialized", lambda: False)
     with pytest.raises(ConfigError, match=r"resources\.address: expected .*, got '" + address), cluster.start(address):
