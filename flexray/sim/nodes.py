@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +172,8 @@ def _got(asked: Any) -> np.ndarray:
 
 def _remove_empty(folder: Path, top: Path) -> None:
     """Folders from this one up to `top`, which were made for the question alone."""
-    for path in (folder, *folder.parents):
-        path.rmdir()
-        if path == top:
-            return
+    with suppress(OSError):  # somebody has put something there meanwhile
+        for path in (folder, *folder.parents):
+            path.rmdir()
+            if path == top:
+                return
