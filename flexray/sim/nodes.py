@@ -93,7 +93,7 @@ def courier_for(job: Job) -> Any:
     if len(alive()) < 2:
         return None
     actor: Any = ray.remote(Courier)
-    return actor.options(num_cpus=0, max_concurrency=4, scheduling_strategy=this_node()).remote(job)
+    return actor.options(num_cpus=0, scheduling_strategy=this_node()).remote(job)
 
 
 def alive() -> list[dict[str, Any]]:
