@@ -85,8 +85,8 @@ COMPARES = (
     ),
 )
 
-PROBLEM = re.compile(r"[^\n]+: expected [^\n]+, got [^\n]*; [^\n]+")
-"""`<dotted key>: expected …, got …; <mend>`, on one line."""
+PROBLEM = re.compile(r"[^\n]+: expected [^\n]+, got [^\n]*; [^\n]+|and \d+ more")
+"""`<dotted key>: expected …, got …; <mend>`, on one line; of a sweep's problems the first ones."""
 LONGEST = 2000
 
 
