@@ -54,6 +54,8 @@ def start(address: str | None = "local", *, verbose: bool = False, **local: Any)
     # Imports while workers are idle, so that actors start sooner. Authentication is left to Ray, which turns tokens on for
     # a local cluster; setting its mode here would be too late, as `import ray` has read it.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # A record of every call, for a dashboard that is not there: Ray's own processes and ours would grow by it.
+    os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
     os.environ.setdefault("RAY_preload_python_modules", PRELOAD)
     if address == "local":
         _check_room(Path(os.environ.get("RAY_TMPDIR") or gettempdir()))
