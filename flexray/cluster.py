@@ -27,6 +27,13 @@ from flexray.sim.planning.measure import Ask
 from flexray.sim.quiet import without_ray
 
 PRELOAD = "torch,flexray.sim.host,transformers.models.auto.modeling_auto"
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Imports while workers are idle, so that actors start sooner.
+    "RAY_preload_python_modules": PRELOAD,
+    # No record of every call, for a dashboard that is not there: Ray's own processes and ours would grow by it.
+    "RAY_task_events_report_interval_ms": "0",
+}
 CLIENT = "ray://"
 PROBE_SECONDS = 3.0
 SESSION = 50 << 20
@@ -51,12 +58,9 @@ def start(address: str | None = "local", *, verbose: bool = False, **local: Any)
             address,
             "only `flexray simulate` goes there; start this on a node of it",
         )
-    # Imports while workers are idle, so that actors start sooner. Authentication is left to Ray, which turns tokens on for
-    # a local cluster; setting its mode here would be too late, as `import ray` has read it.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # A record of every call, for a dashboard that is not there: Ray's own processes and ours would grow by it.
-    os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
-    os.environ.setdefault("RAY_preload_python_modules", PRELOAD)
+    # Authentication is left to Ray, which turns tokens on for a local cluster; its mode would be too late here, as `import ray` has read it.
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     if address == "local":
         _check_room(Path(os.environ.get("RAY_TMPDIR") or gettempdir()))
     elif address != "auto":
