@@ -58,7 +58,7 @@ def start(address: str | None = "local", *, verbose: bool = False, **local: Any)
             address,
             "only `flexray simulate` goes there; start this on a node of it",
         )
-    # Authentication is left to Ray, which turns tokens on for a local cluster; its mode would be too late here, as `import ray` has read it.
+    # Authentication is left to Ray, which turns tokens on for a local cluster: set here, its mode comes too late for `import ray`.
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     if address == "local":
