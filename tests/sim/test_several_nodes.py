@@ -25,6 +25,23 @@ RUN = {
 }
 
 
+WAITS = '''"""FLEx that does not go on after some rounds until somebody says so."""
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from flexray.algorithms.flex import Flex
+
+@dataclass(frozen=True)
+class Waits(Flex):
+    until: str = ""
+
+    def client(self, trainer, server, mine):
+        while trainer.round > 2 and not Path(self.until).exists():
+            time.sleep(0.05)
+        return super().client(trainer, server, mine)
+'''
+
+
 @pytest.fixture(scope="module")
 def hidden(tmp_path_factory) -> Path:
     """A folder of which the first node and the others have each their own."""
@@ -87,7 +104,9 @@ def until(true, seconds: float = 120) -> None:
 def test_a_node_dies_and_another_one_comes(machines, hidden, tmp_path, cache):
     """Of three actors two are gone for a while, and their work is done by who is left, and then by those who start on the new node. It gets
     what it needs of the cache through the object store, as the first one did."""
-    played = {"rounds": 8, "placement": "one_per_client"}
+    (method := tmp_path / "waits.py").write_text(WAITS)
+    come = tmp_path / "come"
+    played = {"rounds": 5, "placement": "one_per_client", "algorithm": {"name": str(method), "until": str(come)}}
     process = simulate(machines, tmp_path, hidden, **played)
     until(lambda: (tmp_path / "run" / "server.safetensors").exists())
     first = machines.nodes[1]
@@ -95,8 +114,9 @@ def test_a_node_dies_and_another_one_comes(machines, hidden, tmp_path, cache):
     assert [Path(name).suffix for name in brought].count(".arrow") == 1 and any("backbone" in name for name in brought)
     machines.kill(first)
     second = machines.start(2, hidden)
+    until(lambda: entries(second, hidden) == brought)
+    come.touch()
     ended(process)
-    assert entries(second, hidden) == brought
     assert_same(tmp_path / "run", whole := alone(tmp_path, cache, **played))
     assert rounds(tmp_path / "run") == rounds(whole)
 
